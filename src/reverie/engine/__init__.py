@@ -1,0 +1,20 @@
+"""The loop, evaluation and the record of a run; it imports no learner."""
+
+from reverie.engine.evaluation import Accuracies, evaluate
+from reverie.engine.loop import Cursor, Interrupted, Loop, Observer, Settings, Silent, batches, checkpoint_state
+from reverie.engine.record import Record, environment
+
+__all__ = [
+    "Accuracies",
+    "Cursor",
+    "Interrupted",
+    "Loop",
+    "Observer",
+    "Record",
+    "Settings",
+    "Silent",
+    "batches",
+    "checkpoint_state",
+    "environment",
+    "evaluate",
+]

@@ -1,0 +1,316 @@
+"""What a run leaves on disk: losses, accuracies, findings, and ``result.json``. The record reads the learner and never writes to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+
+from reverie import metrics
+from reverie.checks import StorageError, TrainingError
+from reverie.engine.evaluation import Accuracies
+from reverie.storage import SCHEMA, write_json
+from reverie.types import Finding, Learner, Losses, StreamSpec, TestSet
+
+LOSS_WINDOW = 50  # steps whose mean loss is one line of metrics.jsonl, and after which losses are read from the device
+
+
+class Record:
+    """The record of one run; ``folder`` None keeps it in memory alone."""
+
+    def __init__(self, folder: Path | None, facts: Mapping[str, Any]) -> None:
+        self.folder = folder
+        self.facts = dict(facts)
+        self.lines: list[dict[str, Any]] = []
+        self.pending: list[Losses] = []
+        self.rows: list[Accuracies] = []
+        self.initial: Accuracies | None = None
+        self.findings: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
+        self.steps = 0
+        self.flops = 0.0
+        self.rows_seen = 0
+        self.seconds_before = 0.0
+        self.train_seconds = 0.0
+        self.peak_memory = 0
+        self.memory: dict[str, Any] = {}
+        self.started = time.perf_counter()
+        self._written = 0  # bytes of metrics.jsonl that belong to this record
+
+    # ------------------------------------------------------------------ while training
+
+    def add_step(self, losses: Losses, rows: int, flops: float) -> None:
+        self.pending.append(losses)
+        self.steps += 1
+        self.rows_seen += rows
+        self.flops += flops
+
+    def read_losses(self, task: int, task_name: str, phase: str, step: int) -> dict[str, float]:
+        """Means over the steps since the last reading, written down. Raises TrainingError at the first non-finite one."""
+        if not self.pending:
+            return {}
+        names = list(self.pending[0])
+        values = torch.stack([torch.stack([losses[name].float() for name in names]) for losses in self.pending]).cpu()
+        finite = torch.isfinite(values)
+        if not bool(finite.all()):
+            first = int((~finite).any(dim=1).nonzero()[0])
+            bad = [names[k] for k in (~finite[first]).nonzero().flatten().tolist()]
+            at = step - len(self.pending) + first
+            self.pending = []
+            raise TrainingError(
+                f"the loss {' and '.join(bad)} stopped being finite at step {at} of phase {phase!r}, task {task} ({task_name}); "
+                "try a smaller learning rate, and look at the inputs' range"
+            )
+        means = dict(zip(names, values.mean(dim=0).tolist(), strict=True))
+        self.pending = []
+        self._line({"kind": "losses", "task": task, "phase": phase, "step": step, "losses": means})
+        return means
+
+    def add_initial(self, accuracies: Accuracies) -> None:
+        self.initial = accuracies
+        self._line({"kind": "evaluation", "task": None, "step": 0, **_accuracy_fields(accuracies)})
+
+    def add_curve_point(self, task: int, phase: str, step: int, accuracies: Accuracies) -> None:
+        self._line({"kind": "curve", "task": task, "phase": phase, "step": step, **_accuracy_fields(accuracies)})
+
+    def add_row(self, task: int, accuracies: Accuracies, learner: Learner) -> None:
+        self.rows.append(accuracies)
+        memory = learner.memory()
+        self.memory = {
+            "persistent": dict(memory.persistent),
+            "working": dict(memory.working),
+            "persistent_bytes": memory.persistent_bytes,
+            "working_bytes": memory.working_bytes,
+            "stores": memory.stores,
+            "stores_raw_data": memory.stores == "raw",
+        }
+        self._line(
+            {
+                "kind": "evaluation",
+                "task": task,
+                "step": self.steps,
+                **_accuracy_fields(accuracies),
+                "memory": self.memory,
+            }
+        )
+
+    def add_finding(self, task: int, probe: str, finding: Finding) -> None:
+        entry = {"task": task, "probe": probe, "numbers": {key: value for key, value in finding.numbers.items()}}
+        self.findings.append(entry)
+        self._line({"kind": "finding", **entry})
+        for message in finding.warnings:
+            self.warn(message, task)
+        if self.folder is None:
+            return
+        stem = f"task-{task + 1}-{probe}"
+        try:
+            if finding.arrays:
+                (self.folder / "arrays").mkdir(exist_ok=True)
+                arrays = {name: array.detach().cpu().contiguous() for name, array in finding.arrays.items()}
+                save_file(arrays, self.folder / "arrays" / f"{stem}.safetensors")
+            for name, images in finding.images.items():
+                (self.folder / "samples").mkdir(exist_ok=True)
+                save_grid(images, self.folder / "samples" / f"task-{task + 1}-{name.replace(' ', '-')}.png")
+        except OSError as error:
+            raise StorageError(f"cannot write what probe {probe!r} found: {error}") from error
+
+    def warn(self, message: str, task: int | None = None) -> None:
+        self.warnings.append(message)
+        self._line({"kind": "warning", "task": task, "message": message})
+
+    # ------------------------------------------------------------------ the result
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.started
+
+    def result(
+        self, status: str, spec: StreamSpec, tests: tuple[TestSet, ...], error: str | None = None
+    ) -> dict[str, Any]:
+        """The contents of ``result.json``, a stable contract (see docs/run-folder.md)."""
+        matrix = [list(row.accuracy) for row in self.rows]
+        R = metrics.as_matrix(matrix) if matrix else np.empty((0, len(tests)))
+        initial = None if self.initial is None else self.initial.accuracy
+        matrices = {"task_agnostic": [list(row.task_agnostic) for row in self.rows]}
+        if spec.scenario != "domain":
+            matrices["task_given"] = [list(row.task_given or ()) for row in self.rows]
+        return {
+            "schema": SCHEMA,
+            "status": status,
+            **({"error": error} if error else {}),
+            "stream": spec.name,
+            "scenario": spec.scenario,
+            **{key: self.facts[key] for key in ("learner", "generator", "seed")},
+            "tasks": [test.name for test in tests],
+            "classes": list(spec.classes),
+            "accuracy": matrix,
+            "initial_accuracy": None if initial is None else list(initial),
+            "matrices": matrices,
+            "summary": metrics.summary(R, initial, spec.scenario),
+            "memory": self.memory,
+            "cost": {
+                "seconds": round(self.seconds, 3),
+                "train_seconds": round(self.train_seconds, 3),
+                "steps": self.steps,
+                "rows_per_second": round(self.rows_seen / self.train_seconds, 1) if self.train_seconds else None,
+                "flops_estimate": self.flops,
+                "peak_memory_bytes": max(self.peak_memory, peak_memory_bytes()),
+            },
+            "findings": self.findings,
+            "warnings": self.warnings,
+            "options": self.facts["options"],
+        }
+
+    def write_result(
+        self, status: str, spec: StreamSpec, tests: tuple[TestSet, ...], error: str | None = None
+    ) -> dict[str, Any]:
+        result = self.result(status, spec, tests, error)
+        if self.folder is not None:
+            write_json(self.folder / "result.json", result)
+        return result
+
+    # ------------------------------------------------------------------ state
+
+    def state(self) -> dict[str, Any]:
+        names = list(self.pending[0]) if self.pending else []
+        return {
+            "pending": {name: torch.stack([losses[name].cpu() for losses in self.pending]) for name in names},
+            "rows": [_accuracy_fields(row) for row in self.rows],
+            "initial": None if self.initial is None else _accuracy_fields(self.initial),
+            "findings": self.findings,
+            "warnings": self.warnings,
+            "memory": self.memory,
+            "steps": self.steps,
+            "rows_seen": self.rows_seen,
+            "flops": self.flops,
+            "seconds": self.seconds,
+            "train_seconds": self.train_seconds,
+            "peak_memory": max(self.peak_memory, peak_memory_bytes()),
+            "written": self._written,
+        }
+
+    def load(self, state: dict[str, Any], device: torch.device) -> None:
+        pending = {name: values.to(device) for name, values in state["pending"].items()}
+        count = len(next(iter(pending.values()))) if pending else 0
+        self.pending = [{name: values[k] for name, values in pending.items()} for k in range(count)]
+        self.rows = [_accuracies(fields) for fields in state["rows"]]
+        self.initial = None if state["initial"] is None else _accuracies(state["initial"])
+        self.findings, self.warnings = list(state["findings"]), list(state["warnings"])
+        self.memory = state["memory"]
+        self.steps, self.rows_seen, self.flops = state["steps"], state["rows_seen"], state["flops"]
+        self.seconds_before, self.train_seconds = state["seconds"], state["train_seconds"]
+        self.peak_memory = state["peak_memory"]
+        self._written = state["written"]
+        self.started = time.perf_counter()
+        if self.folder is not None:
+            # Lines written after the checkpoint will be written again.
+            with open(self.folder / "metrics.jsonl", "ab") as file:
+                file.truncate(self._written)
+
+    def _line(self, fields: dict[str, Any]) -> None:
+        self.lines.append(fields)
+        if self.folder is None:
+            return
+        data = (json.dumps(fields, allow_nan=False) + "\n").encode()
+        try:
+            with open(self.folder / "metrics.jsonl", "ab") as file:
+                file.write(data)
+        except OSError as error:
+            raise StorageError(f"cannot write {self.folder / 'metrics.jsonl'}: {error}") from error
+        self._written += len(data)
+
+
+def _accuracy_fields(row: Accuracies) -> dict[str, Any]:
+    return {
+        "accuracy": list(row.accuracy),
+        "task_agnostic": list(row.task_agnostic),
+        "task_given": None if row.task_given is None else list(row.task_given),
+    }
+
+
+def _accuracies(fields: Mapping[str, Any]) -> Accuracies:
+    given = fields["task_given"]
+    return Accuracies(
+        tuple(fields["task_agnostic"]), None if given is None else tuple(given), tuple(fields["accuracy"])
+    )
+
+
+def save_grid(images: Tensor, path: Path, columns: int = 10) -> None:
+    """images: (N, 1 or 3, H, W) in [0, 1], as one PNG of ``columns`` a row with a pixel between them."""
+    n, channels, height, width = images.shape
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    grid = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), 255, dtype=np.uint8)
+    pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    for k in range(n):
+        top, left = (k // columns) * (height + 1), (k % columns) * (width + 1)
+        grid[top : top + height, left : left + width] = pixels[k]
+    Image.fromarray(grid.squeeze(-1) if channels == 1 else grid).save(path)
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory of this process so far, or of the accelerator where one was used, whichever is larger."""
+    scale = 1 if sys.platform == "darwin" else 1024
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+    return max(host, torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0)
+
+
+def environment(checksums: Mapping[str, str], device: str) -> dict[str, Any]:
+    """What a run depends on besides its options."""
+
+    versions = {}
+    for package in ("reverie", "torch", "numpy", "scikit-learn"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {
+        "schema": SCHEMA,
+        "python": platform.python_version(),
+        "versions": versions,
+        "machine": {
+            "system": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "device": device,
+            "threads": torch.get_num_threads(),
+        },
+        "git": _git_state(),
+        "data": dict(checksums),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the folder the command runs in, and whether it has changes; None outside a repository."""
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
+        changes = subprocess.run(
+            ["git", "status", "--porcelain"], capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit.stdout.strip(), "changed": bool(changes.stdout.strip())}

@@ -1,0 +1,1 @@
+"""Runs, grids of runs, presets and the published tables that they are compared with."""

@@ -1,0 +1,326 @@
+"""Making a run, continuing it, and using what it learnt."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reverie.checks import DataError, NotReadyError, OptionsError, StorageError
+from reverie.device import Device
+from reverie.engine import Loop, Observer, Record, checkpoint_state, environment
+from reverie.experiments.config import RunConfig, differences, read_yaml, same_run
+from reverie.learners import LEARNERS, with_recommended
+from reverie.options import Part, from_options, to_options
+from reverie.seeding import Position, Randomness
+from reverie.storage import read_json, write_json
+from reverie.streams import STREAMS, ArrayStream
+from reverie.types import Learner, StreamSpec
+
+CHUNK = 2048
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, or one on its way: its folder (if any), its result and the learner it left behind."""
+
+    folder: Path | None
+    result: Mapping[str, Any]
+    learner: Any
+    spec: StreamSpec
+    device: Device
+
+    @property
+    def accuracy(self) -> list[list[float | None]]:
+        """Row i: accuracy on each test set after task i."""
+        return list(self.result["accuracy"])
+
+    @property
+    def summary(self) -> Mapping[str, float | None]:
+        return self.result["summary"]  # type: ignore[no-any-return]
+
+    def predict(self, x: np.ndarray | Tensor, task: int | None = None) -> np.ndarray:
+        """The user's own labels (N,) for inputs (N, ...) like the training data: uint8, or floats in the same range.
+
+        task: the task number (from 0), which the task-incremental scenario needs. Raises DataError, NotReadyError.
+        """
+        classes = np.asarray(self.spec.classes, dtype=object)
+        return np.asarray(classes[self.scores(x, task).argmax(dim=1).numpy()].tolist())
+
+    def scores(self, x: np.ndarray | Tensor, task: int | None = None) -> Tensor:
+        """(N, classes) scores in the order of ``spec.classes``; -inf where a class does not come into question."""
+        rows = self._checked(x, task)
+        parts = []
+        for part in rows.split(CHUNK):
+            part = part.to(self.device.torch_device)
+            parts.append(self.learner.predict(part, task).scores.cpu())
+        return torch.cat(parts)
+
+    def sample(self, n: int, seed: int = 0, label: Any = None) -> np.ndarray:
+        """n samples (n, ...) of the learner's generator; of one label where the generator is conditional."""
+        model = getattr(self.learner, "model", None)
+        if model is None:
+            raise NotReadyError(
+                f"{self.result['learner']} keeps no generator, so there is nothing to sample; try generative-replay"
+            )
+        rng = Randomness(seed, self.device.torch_device)("sample")
+        classes = None
+        if label is not None:
+            if label not in self.spec.classes:
+                raise DataError(f"label = {label!r}: not one of {list(self.spec.classes)}")
+            classes = torch.full((n,), self.spec.classes.index(label), device=self.device.torch_device)
+        return model.sample(n, rng, classes).x.cpu().numpy()  # type: ignore[no-any-return]
+
+    def _checked(self, x: np.ndarray | Tensor, task: int | None) -> Tensor:
+        spec = self.spec
+        rows = torch.as_tensor(np.array(x) if isinstance(x, np.ndarray) else x)
+        if rows.dtype == torch.uint8:
+            rows = rows.float() / 255
+        if not rows.dtype.is_floating_point:
+            raise DataError(f"inputs of dtype {rows.dtype}: expected uint8 (0 to 255) or floating point")
+        rows = rows.float()
+        if tuple(rows.shape[1:]) != spec.input_shape:
+            raise DataError(
+                f"inputs of shape {tuple(rows.shape)}: expected (N, {', '.join(map(str, spec.input_shape))})"
+            )
+        if not bool(torch.isfinite(rows).all()):
+            raise DataError("inputs hold NaN or infinite values; remove or repair them")
+        if spec.scenario == "task" and task is None:
+            raise NotReadyError(
+                f"a task-incremental solver must be told the task: pass task = 0 to {len(spec.heads) - 1} (--task on the command line)"
+            )
+        if task is not None and not 0 <= task < len(spec.heads):
+            raise DataError(f"task = {task}: this run has tasks 0 to {len(spec.heads) - 1}")
+        return rows
+
+
+def run(
+    stream: Any,
+    learner: Any,
+    *,
+    scenario: str | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    observer: Observer | None = None,
+    **settings: Any,
+) -> Run:
+    """Trains a learner on a stream and returns the run.
+
+    stream: a stream source such as ``Split("mnist")``, its name or options, or a made ``Stream``. learner: a learner, its name or options.
+    out: the run folder; what it already holds of the same run is continued or, if complete, returned. settings: the other options of
+    ``RunConfig`` (device, precision, threads, evaluate ...).
+
+    Raises OptionsError, DataError before work starts; TrainingError, StorageError, Interrupted later.
+    """
+    made = stream if isinstance(stream, ArrayStream) else None
+    values: dict[str, Any] = {"seed": seed, **settings}
+    values["learner"] = to_options(learner) if isinstance(learner, Part) else learner
+    if made is None:
+        values["stream"] = to_options(stream) if isinstance(stream, Part) else stream
+        values["scenario"] = scenario
+    part = learner if isinstance(learner, Part) else None
+    if part is not None:
+        values["learner"] = "naive"  # checked by its own constructor; its options are written once resolved
+    config = RunConfig.from_dict({key: value for key, value in values.items() if value is not None})
+    return run_config(config, out, overwrite=overwrite, observer=observer, made=made, part=part)
+
+
+def run_config(
+    config: RunConfig,
+    out: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    observer: Observer | None = None,
+    made: ArrayStream | None = None,
+    part: Part | None = None,
+) -> Run:
+    """As ``run``, from a config; ``made`` and ``part`` stand in for a stream and learner that no file can describe."""
+    device = Device.named(config.device, config.precision)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    config = replace(config, threads=torch.get_num_threads(), device=str(device))
+    stream, config = _stream(config, made)
+    learner: Any = part.clone() if part is not None else from_options(LEARNERS, config.learner)
+    if learner.on_merged_stream:
+        stream = stream.merged()
+    learner = with_recommended(learner, stream.spec)
+    config = replace(config, learner=to_options(learner))
+    folder = Path(out) if out is not None else None
+    rng = Randomness(config.seed, device.torch_device)
+    learner.build(stream.spec, rng, device)
+    if folder is None:
+        record = Record(None, _facts(config))
+        return Run(
+            None,
+            Loop(learner, stream, rng, device, record, config.settings(), observer).run(),
+            learner,
+            stream.spec,
+            device,
+        )
+    with _locked(folder):
+        finished = _prepare(folder, config, stream, device, overwrite)
+        record = Record(folder, _facts(config))
+        loop = Loop(learner, stream, rng, device, record, config.settings(), observer)
+        if finished is not None:
+            loop.resume()
+            return Run(folder, finished, learner, stream.spec, device)
+        return Run(folder, loop.run(), learner, stream.spec, device)
+
+
+def resume(folder: str | Path, observer: Observer | None = None, **changes: Any) -> Run:
+    """Continues the run in ``folder``, or returns it if it is complete. changes: data_dir, checkpoint_seconds, checkpoint_steps."""
+    folder = Path(folder)
+    config = RunConfig.read(folder / "config.yaml")
+    return run_config(replace(config, **changes), folder, observer=observer)
+
+
+def load(folder: str | Path, device: str = "cpu") -> Run:
+    """A saved run, ready to predict and sample; no training data are read. Raises StorageError."""
+    folder = Path(folder)
+    config = read_yaml(folder / "config.yaml")
+    result = read_json(folder / "result.json", "the result")
+    spec = spec_from_dict(read_json(folder / "stream.json", "the stream's description"))
+    place = Device.named(device)
+    learner: Any = from_options(LEARNERS, config["learner"])
+    rng = Randomness(config["seed"], place.torch_device)
+    learner.build(spec, rng, place)
+    state = checkpoint_state(folder)
+    learner.load(state["learner"])
+    rng.position = Position(spec.tasks)
+    return Run(folder, result, learner, spec, place)
+
+
+def complete(folder: Path, config: RunConfig) -> bool:
+    """Whether the folder holds this very run, finished."""
+    try:
+        return _status(folder) == "complete" and same_run(read_yaml(folder / "config.yaml"), config.to_dict())
+    except StorageError:
+        return False
+
+
+# ------------------------------------------------------------------------------------------ parts
+
+
+def _stream(config: RunConfig, made: ArrayStream | None) -> tuple[ArrayStream, RunConfig]:
+    if made is not None:
+        return made, replace(
+            config, stream={"name": made.spec.name, "given": "from Python"}, scenario=made.spec.scenario
+        )
+    source = from_options(STREAMS, config.stream)
+    scenario = config.scenario or source.scenarios[0]
+    if scenario not in source.scenarios:
+        raise OptionsError(f"scenario = {scenario!r}: {config.stream['name']} supports {', '.join(source.scenarios)}")
+    return source.build(scenario, config.seed, config.data_dir), replace(config, scenario=scenario)
+
+
+def _facts(config: RunConfig) -> dict[str, Any]:
+    generator = config.learner.get("generator")
+    return {
+        "learner": config.learner["name"],
+        "generator": generator["name"] if isinstance(generator, Mapping) else None,
+        "seed": config.seed,
+        "options": config.to_dict(),
+    }
+
+
+def _prepare(
+    folder: Path, config: RunConfig, stream: ArrayStream, device: Device, overwrite: bool
+) -> dict[str, Any] | None:
+    """Readies the folder; returns the result if it already holds this run, finished. Never touches another run unless told to."""
+    path = folder / "config.yaml"
+    if path.exists():
+        there = read_yaml(path)
+        if same_run(there, config.to_dict()):
+            if _status(folder) == "complete":
+                return read_json(folder / "result.json", "the result")
+            return None
+        if not overwrite:
+            changed = "; ".join(differences(there, config.to_dict())[:6])
+            raise OptionsError(
+                f"{folder} holds a run with other options ({changed}); choose another folder, or --overwrite to replace it"
+            )
+        _clear(folder)
+    elif any(entry.name != ".lock" for entry in folder.iterdir()) and not overwrite:
+        raise OptionsError(f"{folder} is not empty and holds no run; choose another folder")
+    config.write(path)
+    write_json(folder / "stream.json", spec_to_dict(stream.spec))
+    write_json(folder / "environment.json", environment(stream.checksums, str(device)))
+    return None
+
+
+def _status(folder: Path) -> str | None:
+    path = folder / "result.json"
+    return read_json(path, "the result").get("status") if path.exists() else None
+
+
+def _clear(folder: Path) -> None:
+    """Removes what a run wrote, and nothing else."""
+    for name in ("config.yaml", "stream.json", "environment.json", "metrics.jsonl", "result.json", "report.html"):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("arrays", "samples", "checkpoint", "checkpoint.previous", "checkpoint.next"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process a run folder. Raises StorageError when it cannot be written or another process is at work in it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(folder / ".lock", os.O_CREAT | os.O_RDWR)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write to the run folder {folder}: {error.strerror or error}; choose another with --out"
+        ) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(file)
+        raise StorageError(f"another process is working in {folder}; wait for it, or choose another folder") from None
+    try:
+        yield
+    finally:
+        os.close(file)
+
+
+def spec_to_dict(spec: StreamSpec) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "name": spec.name,
+        "scenario": spec.scenario,
+        "input_shape": list(spec.input_shape),
+        "classes": list(spec.classes),
+        "task_classes": [list(classes) for classes in spec.task_classes],
+        "task_names": list(spec.task_names),
+        "heads": [list(classes) for classes in spec.heads],
+        "value_range": None if spec.value_range is None else list(spec.value_range),
+    }
+
+
+def spec_from_dict(values: Mapping[str, Any]) -> StreamSpec:
+    return StreamSpec(
+        name=values["name"],
+        scenario=values["scenario"],
+        input_shape=tuple(values["input_shape"]),
+        classes=tuple(values["classes"]),
+        task_classes=_nested(values["task_classes"]),
+        task_names=tuple(values["task_names"]),
+        heads=_nested(values["heads"]),
+        value_range=None if values["value_range"] is None else tuple(values["value_range"]),
+    )
+
+
+def _nested(lists: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(inner) for inner in lists)
+
+
+__all__ = ["Learner", "Run", "complete", "load", "resume", "run", "run_config"]

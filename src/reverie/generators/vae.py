@@ -1,0 +1,279 @@
+"""Variational autoencoder (Kingma and Welling 2014, arXiv 1312.6114; Rezende et al. 2014), optionally conditional on the class."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reverie.checks import NotReadyError, OptionsError, Problems
+from reverie.device import Device
+from reverie.nn.networks import (
+    Linear,
+    Network,
+    conv_stack,
+    deconv_stack,
+    forward_flops,
+    mlp,
+    multiplications,
+    training_flops,
+)
+from reverie.nn.optimisers import Adam, Optimiser
+from reverie.options import Part
+from reverie.seeding import Randomness
+from reverie.types import Batch, Level, Losses, Rows, State, StreamSpec
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Encoder(nn.Module):
+    """x (B, ...) -> mean and log-variance (B, latent_dim) of q(z | x), after the class code where there is one."""
+
+    def __init__(self, trunk: nn.Module, width: int, latent_dim: int) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.mean = Linear(width, latent_dim)
+        self.log_variance = Linear(width, latent_dim, bias=False)  # no bias, as in the reference realisation
+
+    def forward(self, x: Tensor, code: Tensor | None) -> tuple[Tensor, Tensor]:
+        features = self.trunk(x)
+        if code is not None:
+            features = torch.cat([features, code], dim=1)
+        return self.mean(features), self.log_variance(features)
+
+
+class Decoder(nn.Module):
+    """z (B, latent_dim + classes) -> means or logits (B, *shape) of p(x | z)."""
+
+    def __init__(self, layers: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers = layers
+        self.shape = shape
+
+    def forward(self, z: Tensor) -> Tensor:
+        out = self.layers(z)
+        if out.dim() == 4:  # the deconvolutions may overshoot a size that is no multiple of theirs
+            out = out[..., : self.shape[-2], : self.shape[-1]]
+        return out.reshape(len(z), *self.shape)
+
+
+class Autoencoder(nn.Module):
+    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def forward(self, x: Tensor, code: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Decoded z = mean + exp(log_variance / 2) * noise, with mean and log-variance."""
+        mean, log_variance = self.encoder(x, code)
+        z = mean + torch.exp(0.5 * log_variance) * noise
+        return self.decoder(z if code is None else torch.cat([z, code], dim=1)), mean, log_variance
+
+
+@dataclass(eq=False, repr=False)
+class VAE(Part):
+    """Symmetric VAE with a standard normal prior; loss a row = reconstruction + kl_weight * KL(q(z | x) || N(0, I)).
+
+    Defaults follow the generator of deep generative replay in van de Ven et al. 2022: widths of the solver,
+    z of 100, sigmoid output with binary cross-entropy, both terms divided by the number of input units.
+    """
+
+    hidden: Annotated[
+        tuple[Positive, ...] | None,
+        Field(description="widths of the encoder, mirrored in the decoder; None: the stream's"),
+    ] = None
+    latent_dim: Annotated[int | None, Field(gt=0, description="size of the code z; None: the stream's")] = None
+    architecture: Annotated[
+        Literal["mlp", "conv"], Field(description="fully connected, or convolutions below the hidden layers")
+    ] = "mlp"
+    channels: Annotated[
+        tuple[Positive, ...], Field(min_length=1, description="channels of the convolutions (conv)")
+    ] = (32, 64)
+    likelihood: Annotated[
+        Literal["bernoulli", "gaussian"],
+        Field(description="p(x | z): bernoulli (inputs in [0, 1]) or gaussian with unit variance, 0.5 * squared error"),
+    ] = "bernoulli"
+    reduction: Annotated[
+        Literal["mean", "sum"],
+        Field(description="terms of a row divided by the number of input units, or summed (nats)"),
+    ] = "mean"
+    kl_weight: Annotated[float, Field(ge=0, description="weight of the KL term (beta)")] = 1.0
+    conditional: Annotated[
+        bool, Field(description="class code joined to encoder features and z, so that a class can be asked for")
+    ] = False
+    optimiser: Annotated[Optimiser, Field(description="how its weights are updated")] = field(default_factory=Adam)
+
+    trains_by = "step"
+    own_phase = False
+    stores_real_samples = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.level: Level = "input"
+
+    def check(self, problems: Problems) -> None:
+        if self.hidden is not None and len(self.hidden) == 0:
+            problems.add("hidden = (): needs at least one layer")
+
+    def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
+        self.spec, self.rng, self.device = spec, rng, device
+        self._check_range(spec)
+        self.outputs = spec.outputs if self.conditional else 0
+        self.latent = self.latent_dim or 100
+        with rng.global_torch("generator weights"):
+            module = self._module(spec.input_shape)
+        self.network = Network(module, self.optimiser, device)
+        self.trained = False
+        # Layer by layer in the order they run, so that the first one's input gradient can be left out.
+        one = torch.zeros(1, self.outputs) if self.conditional else None
+        self._encoder_costs = multiplications(_Fixed(module.encoder, one), spec.input_shape)
+        self._decoder_costs = multiplications(module.decoder, (self.latent + self.outputs,))
+
+    def loss(self, batch: Batch) -> Losses:
+        """reconstruction and kl, weighted over the rows; their sum is what ``step`` descends."""
+        noise = torch.randn(len(batch), self.latent, generator=self.rng("generator noise"), device=batch.x.device)
+        with self.network.training(), self.device.autocast():
+            decoded, mean, log_variance = self.network.module(batch.x, self._code(batch.y, len(batch)), noise)
+        scale = 1 / math.prod(self.spec.input_shape) if self.reduction == "mean" else 1.0
+        reconstruction = self.reconstruction(decoded.float(), batch.x)
+        kl = kl_to_standard_normal(mean.float(), log_variance.float())
+        return {
+            "reconstruction": scale * (batch.weight * reconstruction).sum(),
+            "kl": scale * self.kl_weight * (batch.weight * kl).sum(),
+        }
+
+    def step(self, batch: Batch) -> Losses:
+        losses = self.loss(batch)
+        self.network.update(losses["reconstruction"] + losses["kl"])
+        self.trained = True
+        return {name: value.detach() for name, value in losses.items()}
+
+    def reconstruction(self, decoded: Tensor, x: Tensor) -> Tensor:
+        """-log p(x | z) in nats a row (B,), up to the constant of the gaussian."""
+        if self.likelihood == "bernoulli":
+            return functional.binary_cross_entropy_with_logits(decoded, x, reduction="none").flatten(1).sum(1)
+        return 0.5 * (decoded - x).square().flatten(1).sum(1)
+
+    def elbo(self, x: Tensor, rng: torch.Generator, y: Tensor | None = None) -> Tensor:
+        """Evidence lower bound of log p(x) in nats a row (B,), one draw of z each."""
+        noise = torch.randn(len(x), self.latent, generator=rng, device=x.device)
+        with torch.no_grad(), self.device.autocast():
+            decoded, mean, log_variance = self.network.module(x, self._code(y, len(x)), noise)
+        constant = 0.0 if self.likelihood == "bernoulli" else 0.5 * math.log(2 * math.pi) * x[0].numel()
+        return -(
+            self.reconstruction(decoded.float(), x)
+            + constant
+            + kl_to_standard_normal(mean.float(), log_variance.float())
+        )
+
+    def sample(self, n: int, rng: torch.Generator, classes: Tensor | None = None) -> Batch:
+        if not self.trained:
+            raise NotReadyError(
+                "the generator was never trained, so it has nothing to replay; train it before sampling"
+            )
+        device = self.device.torch_device
+        z = torch.randn(n, self.latent, generator=rng, device=device)
+        if self.conditional:
+            if classes is None:
+                raise OptionsError("classes = None: a conditional generator must be told which classes to draw")
+            z = torch.cat([z, self._code(classes, n)], dim=1)  # type: ignore[list-item]
+        with torch.no_grad(), self.device.autocast():
+            decoded = self.network.module.decoder(z).float()
+        x = torch.sigmoid_(decoded) if self.likelihood == "bernoulli" else decoded
+        where = torch.zeros(n, dtype=torch.int64, device=device)
+        return Batch(x, classes if self.conditional else None, where, torch.full((n,), 1 / n, device=device))
+
+    def fit(self, rows: Rows) -> None:
+        """Nothing to do: it is trained step by step."""
+
+    def begin_task(self) -> None:
+        self.network.begin_task()
+
+    def frozen(self) -> VAE:
+        twin = self.clone()
+        for name in ("spec", "rng", "device", "outputs", "latent", "trained", "_encoder_costs", "_decoder_costs"):
+            setattr(twin, name, getattr(self, name))
+        twin.network = self.network.frozen()
+        return twin
+
+    def num_bytes(self) -> int:
+        return self.network.num_bytes()
+
+    def working_bytes(self) -> int:
+        return self.network.working_bytes()
+
+    def flops(self, rows: int, train: bool = True) -> float:
+        """Of a training step, or of sampling (``train`` False)."""
+        if train:
+            return training_flops([*self._encoder_costs, *self._decoder_costs], rows)
+        return forward_flops(self._decoder_costs, rows)
+
+    def state(self) -> State:
+        return {"network": self.network.state(), "trained": self.trained}
+
+    def load(self, state: State) -> None:
+        self.network.load(state["network"])
+        self.trained = state["trained"]
+
+    def _code(self, y: Tensor | None, n: int) -> Tensor | None:
+        """One-hot rows for class indices; soft scores as they are."""
+        if not self.conditional:
+            return None
+        if y is None:
+            raise OptionsError("a conditional generator needs labelled rows")
+        return functional.one_hot(y, self.outputs).float() if y.dtype == torch.int64 else y
+
+    def _module(self, shape: tuple[int, ...]) -> Autoencoder:
+        hidden = list(self.hidden or (400, 400))
+        z = self.latent + self.outputs
+        if self.architecture == "mlp":
+            trunk = nn.Sequential(nn.Flatten(), mlp([math.prod(shape), *hidden], last_activation=True))
+            layers: nn.Module = mlp([z, *reversed(hidden), math.prod(shape)])
+        else:
+            if len(shape) != 3:
+                raise OptionsError(f"architecture = 'conv': needs images, inputs have shape {shape}; try 'mlp'")
+            side = [math.ceil(length / 2 ** len(self.channels)) for length in shape[1:]]
+            deepest = [self.channels[-1], *side]
+            stack = conv_stack([shape[0], *self.channels], [2] * len(self.channels))
+            trunk = nn.Sequential(stack, nn.Flatten(), mlp([math.prod(deepest), *hidden], last_activation=True))
+            layers = nn.Sequential(
+                mlp([z, *reversed(hidden), math.prod(deepest)], last_activation=True),
+                nn.Unflatten(1, deepest),
+                deconv_stack([*reversed(self.channels), shape[0]]),
+            )
+        return Autoencoder(Encoder(trunk, hidden[-1] + self.outputs, self.latent), Decoder(layers, shape))
+
+    def _check_range(self, spec: StreamSpec) -> None:
+        if self.likelihood == "bernoulli" and spec.value_range is not None:
+            low, high = spec.value_range
+            if low < 0 or high > 1:
+                raise OptionsError(
+                    f"likelihood = 'bernoulli': inputs must lie in [0, 1], this stream's lie in [{low:g}, {high:g}]; "
+                    "rescale them or use likelihood = 'gaussian'"
+                )
+
+
+class _Fixed(nn.Module):
+    """An encoder with its class code held fixed, for counting operations."""
+
+    def __init__(self, encoder: Encoder, code: Tensor | None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.code = code
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat(self.encoder(x, self.code), dim=1)
+
+
+def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, diag exp(log_variance)) || N(0, I)) in nats a row (B,) (Kingma and Welling 2014, appendix B).
+
+    >>> kl_to_standard_normal(torch.zeros(1, 3), torch.zeros(1, 3)).item()
+    0.0
+    """
+    return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(dim=1)

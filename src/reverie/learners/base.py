@@ -1,0 +1,137 @@
+"""What every learner with one solver shares. Alone it is plain fine-tuning; methods add what they rehearse."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+from reverie.checks import Problems
+from reverie.device import Device
+from reverie.options import Part
+from reverie.seeding import Randomness
+from reverie.solvers import MLP
+from reverie.solvers.outputs import ActiveClasses, softmax_groups
+from reverie.types import Batch, Losses, Memory, Phase, Prediction, Probe, Rows, Solver, State, StreamSpec, Task
+
+
+@dataclass(eq=False, repr=False)
+class SolverLearner(Part):
+    """One solver trained on one phase a task.
+
+    A method changes it in three places: ``rows`` (what is drawn), ``step`` (one update) and ``begin_task`` / ``end_task`` (what is
+    carried from task to task).
+    """
+
+    solver: Annotated[Solver | None, Field(description="the network that answers; None: the stream's")] = None
+    steps: Annotated[
+        int | None, Field(gt=0, description="updates a task; None: the stream's, unless epochs are given")
+    ] = None
+    epochs: Annotated[int | None, Field(gt=0, description="passes over a task's rows, instead of steps")] = None
+    batch_size: Annotated[int | None, Field(gt=0, description="new rows a step; None: the stream's")] = None
+    drop_last: Annotated[bool, Field(description="leave out the last batch of an epoch where it is not full")] = True
+    active_classes: Annotated[
+        ActiveClasses,
+        Field(
+            description="outputs in the training softmax, class-incremental: all, all-so-far, or current (a group a task)"
+        ),
+    ] = "all"
+
+    on_merged_stream = False
+
+    def check(self, problems: Problems) -> None:
+        problems.check(
+            self.steps is None or self.epochs is None,
+            f"steps = {self.steps} and epochs = {self.epochs}: give one of the two",
+        )
+
+    # ------------------------------------------------------------------ life cycle
+
+    def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
+        self.spec, self.rng, self.device = spec, rng, device
+        self.network: Solver = self.solver if self.solver is not None else MLP()
+        self.network.build(spec, rng, device)
+        self.task = -1
+        self.rows_before = 0
+        self.rows_now = 0
+
+    def begin_task(self, task: Task) -> None:
+        self.network.begin_task()
+        self.network.grow(self.spec.outputs)
+        self.rows_before += self.rows_now
+        self.rows_now = len(task.train)
+        self._enter(task.index)
+
+    def phases(self, task: Task | None) -> tuple[Phase, ...]:
+        return (self.phase("train"),) if task is not None else ()
+
+    def phase(self, name: str) -> Phase:
+        steps = None if self.epochs is not None else self.steps or 1000
+        return Phase(name, self.batch_size or 128, steps, self.epochs, self.drop_last)
+
+    def rows(self, phase: Phase, task: Task | None) -> Rows:
+        assert task is not None
+        return task.train
+
+    def step(self, phase: Phase, batch: Batch) -> Losses:
+        return prefixed("solver", self.network.step(replace(batch, groups=self.groups)))
+
+    def finished(self, phase: Phase) -> bool:
+        return False
+
+    def end_phase(self, phase: Phase, task: Task | None) -> None:
+        pass
+
+    def end_task(self, task: Task) -> None:
+        pass
+
+    # ------------------------------------------------------------------ answers
+
+    def predict(self, x: torch.Tensor, task: int | None = None) -> Prediction:
+        """Scores over the outputs taught so far, or over those of the given task's head; the others are -inf."""
+        with torch.no_grad():
+            scores = self.network.scores(x)
+        allowed = self.spec.heads[task] if task is not None else self._taught()
+        hidden = torch.ones(self.spec.outputs, dtype=torch.bool)
+        hidden[list(allowed)] = False
+        return Prediction(scores.masked_fill(hidden.to(scores.device), float("-inf")))
+
+    def _taught(self) -> Sequence[int]:
+        return range(self.spec.outputs) if self.task < 0 else self.spec.classes_until(self.task)
+
+    # ------------------------------------------------------------------ state and cost
+
+    def state(self) -> State:
+        return {
+            "task": self.task,
+            "rows_before": self.rows_before,
+            "rows_now": self.rows_now,
+            "solver": self.network.state(),
+        }
+
+    def load(self, state: State) -> None:
+        self.rows_before, self.rows_now = state["rows_before"], state["rows_now"]
+        self.network.load(state["solver"])
+        self._enter(state["task"])
+
+    def memory(self) -> Memory:
+        return Memory({"solver": self.network.num_bytes()}, {"solver training": self.network.working_bytes()})
+
+    def flops(self, phase: Phase, task: Task | None) -> float:
+        return self.network.flops(phase.batch_size)
+
+    def probes(self) -> Sequence[Probe]:
+        return ()
+
+    def _enter(self, task: int) -> None:
+        """What follows from the task's index alone; also made again on resume."""
+        self.task = task
+        groups = softmax_groups(self.spec, task, self.active_classes)
+        self.groups = None if groups is None else groups.to(self.device.torch_device)
+
+
+def prefixed(part: str, losses: Losses) -> Losses:
+    return {f"{part}.{name}": value for name, value in losses.items()}

@@ -1,0 +1,180 @@
+"""Deep generative replay (Shin, Lee, Kim and Kim 2017, arXiv 1705.08690), as realised by van de Ven et al. 2022.
+
+Everything that is carried from task to task is the scholar: a solver and a generator. Both learn from the new rows and from samples of
+the frozen scholar, labelled by the frozen solver; the generator rehearses too, or it would forget and take the solver with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor
+
+from reverie.checks import OptionsError, Problems
+from reverie.device import Device
+from reverie.generators import VAE
+from reverie.learners.base import SolverLearner, prefixed
+from reverie.probes.replay_quality import ReplayQuality
+from reverie.replay import Labelling, Scholar, importance, mix, replay_rows
+from reverie.replay.generative import LabelSource
+from reverie.replay.labels import past_groups, seen_outputs, targets
+from reverie.replay.mixing import Importance, ReplaySize
+from reverie.seeding import Randomness
+from reverie.types import Batch, Generator, Losses, Memory, Phase, Probe, State, StreamSpec, Task
+
+
+@dataclass(eq=False, repr=False)
+class GenerativeReplay(SolverLearner):
+    """Solver + generator. Loss of each: r * loss(new rows) + (1 - r) * loss(replayed rows), r = 1/t by default.
+
+    A generator with a phase of its own (a GAN) is trained first, then the solver; the others are trained side by side with it.
+    """
+
+    generator: Annotated[Generator | None, Field(description="the model of past inputs; None: the stream's")] = None
+    labels: Annotated[
+        LabelSource,
+        Field(
+            description="who labels replay: the frozen solver, the class asked for (condition), or both where they agree (agreement)"
+        ),
+    ] = "solver"
+    distill: Annotated[bool, Field(description="soft labels from the solver instead of its hard answer")] = False
+    temperature: Annotated[float, Field(gt=0, description="softmax temperature of soft labels")] = 2.0
+    temperature_squared: Annotated[
+        bool, Field(description="multiply the replay loss of soft labels by temperature squared")
+    ] = False
+    importance: Importance = "by-task"
+    replay_size: ReplaySize = None
+    chunk: Annotated[int, Field(gt=0, description="steps whose replay is generated and labelled in one pass")] = 25
+    drift_warning: Annotated[
+        float,
+        Field(
+            ge=0, le=1, description="warn when the solver agrees with the frozen one on less than this share of replay"
+        ),
+    ] = 0.8
+
+    def check(self, problems: Problems) -> None:
+        super().check(problems)
+        conditional = self.generator is not None and self.generator.conditional
+        knows_classes = conditional or (self.generator is not None and self.generator.stores_real_samples)
+        if self.labels != "solver" and self.generator is not None and not knows_classes:
+            problems.add(
+                f"labels = {self.labels!r}: the generator cannot be asked for a class; use a conditional one, or labels = 'solver'"
+            )
+        if self.labels == "agreement" and not conditional and knows_classes:
+            problems.add("labels = 'agreement': needs a conditional generator; use labels = 'condition' or 'solver'")
+        if self.distill and self.labels != "solver":
+            problems.add(
+                f"distill = True and labels = {self.labels!r}: soft labels come from the solver alone; choose one of the two"
+            )
+
+    # ------------------------------------------------------------------ life cycle
+
+    def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
+        super().build(spec, rng, device)
+        self.model: Generator = self.generator if self.generator is not None else VAE()
+        if self.labels != "solver" and not (self.model.conditional or self.model.stores_real_samples):
+            raise OptionsError(
+                f"labels = {self.labels!r}: needs a conditional generator, such as generator = 'conditional-vae'"
+            )
+        self.model.build(spec, rng, device)
+        self.scholar: Scholar | None = None
+
+    def begin_task(self, task: Task) -> None:
+        # The copy is made before anything of the new task can touch solver or generator.
+        self.scholar = self._freeze() if task.index > 0 else None
+        super().begin_task(task)
+        self.model.begin_task()
+
+    def phases(self, task: Task | None) -> tuple[Phase, ...]:
+        if task is None:
+            return ()
+        if self.model.own_phase:
+            return (self.model.phase("generator"), self.phase("solver"))  # type: ignore[attr-defined]
+        return (self.phase("train"),)
+
+    def step(self, phase: Phase, batch: Batch) -> Losses:
+        r = importance(self.importance, self.task, self.rows_now, self.rows_before)
+        past = None
+        if self.scholar is not None and r < 1:
+            past = self.scholar.sample(replay_rows(self.replay_size, phase.batch_size, self.task))
+        losses: Losses = {}
+        if phase.name != "generator":
+            both = batch if past is None else mix(batch, self._scaled(past), r, self.spec.outputs)
+            losses |= prefixed("solver", self.network.step(replace(both, groups=self.groups)))
+        if phase.name != "solver" and self.model.trains_by == "step":
+            both = batch if past is None else mix(batch, past, r, self.spec.outputs)
+            losses |= prefixed("generator", self.model.step(both))
+        return losses
+
+    def end_task(self, task: Task) -> None:
+        if self.model.trains_by == "fit":
+            self.model.fit(task.train)
+
+    # ------------------------------------------------------------------ state and cost
+
+    def state(self) -> State:
+        scholar = None if self.scholar is None else self.scholar.state()
+        return {**super().state(), "generator": self.model.state(), "scholar": scholar}
+
+    def load(self, state: State) -> None:
+        super().load(state)
+        self.model.load(state["generator"])
+        self.scholar = None
+        if state["scholar"] is not None:
+            self.scholar = self._freeze()
+            self.scholar.load(state["scholar"])
+            self.scholar.begin_task(self._labelling(state["task"]))
+
+    def memory(self) -> Memory:
+        base = super().memory()
+        working = {**base.working, "generator training": self.model.working_bytes()}
+        if self.scholar is not None:
+            working |= {"frozen scholar": self.scholar.num_bytes(), "replay chunk": self.scholar.working_bytes()}
+        stores = "raw" if self.model.stores_real_samples else "none"
+        return Memory({**base.persistent, "generator": self.model.num_bytes()}, working, stores)  # type: ignore[arg-type]
+
+    def flops(self, phase: Phase, task: Task | None) -> float:
+        new, total = phase.batch_size, 0.0
+        past = replay_rows(self.replay_size, new, self.task) if self.scholar is not None else 0
+        if phase.name != "generator":
+            total += self.network.flops(new + past)
+        if phase.name != "solver":
+            total += self.model.flops(new + past)
+        if past:
+            labelling = 0.0 if self.labels == "condition" else self.network.flops(past, train=False)
+            total += self.model.flops(past, train=False) + labelling
+        return total
+
+    def probes(self) -> Sequence[Probe]:
+        return (ReplayQuality(self.drift_warning),)
+
+    # ------------------------------------------------------------------ replay
+
+    def _freeze(self) -> Scholar:
+        scholar = Scholar(self.network, self.model, self.rng, self.chunk)
+        return scholar
+
+    def _enter(self, task: int) -> None:
+        super()._enter(task)
+        if getattr(self, "scholar", None) is not None:
+            self.scholar.begin_task(self._labelling(task))  # type: ignore[union-attr]
+
+    def _labelling(self, task: int) -> Labelling:
+        """How replay is labelled while ``task`` is learnt."""
+        device = self.device.torch_device
+        groups = past_groups(self.spec, task, self.active_classes)
+        seen = seen_outputs(self.spec, task).to(device)
+        form = "soft" if self.distill else "hard"
+
+        def answer(scores: Tensor) -> Tensor:
+            return targets(scores, groups, seen, form, self.temperature)  # type: ignore[arg-type]
+
+        return Labelling(self.labels, seen.nonzero().flatten(), answer, self.temperature if self.distill else None)
+
+    def _scaled(self, past: Batch) -> Batch:
+        if self.distill and self.temperature_squared:
+            return replace(past, weight=past.weight * self.temperature**2)
+        return past

@@ -1,0 +1,55 @@
+"""Fine-tuning, and its two upper bounds: everything at once, and everything so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reverie.device import Device
+from reverie.learners.base import SolverLearner
+from reverie.replay import Buffer
+from reverie.seeding import Randomness
+from reverie.streams.rows import JoinedRows, TensorRows
+from reverie.types import Memory, Phase, Rows, State, StreamSpec, Task
+
+
+@dataclass(eq=False, repr=False)
+class Naive(SolverLearner):
+    """Trains on each task in turn and does nothing against forgetting: the lower bound."""
+
+
+@dataclass(eq=False, repr=False)
+class Joint(SolverLearner):
+    """Trains once on all tasks together, with the steps of all of them: the upper bound. It is ``naive`` on the merged stream."""
+
+    on_merged_stream = True
+
+
+@dataclass(eq=False, repr=False)
+class Cumulative(SolverLearner):
+    """Keeps all rows and trains on every row so far, task after task, without starting over."""
+
+    def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
+        super().build(spec, rng, device)
+        self.kept = Buffer(budget=None, strategy="class-balanced")
+        self.kept.build(spec, rng)
+
+    def rows(self, phase: Phase, task: Task | None) -> Rows:
+        assert task is not None
+        if len(self.kept.x) == 0:
+            return task.train
+        past = TensorRows(self.kept.x, self.kept.y, self.kept.task).to(self.device.torch_device)
+        return JoinedRows([past, task.train.to(self.device.torch_device)])
+
+    def end_task(self, task: Task) -> None:
+        self.kept.add_task(task.train, task.index, self.network)
+
+    def state(self) -> State:
+        return {**super().state(), "kept": self.kept.state()}
+
+    def load(self, state: State) -> None:
+        super().load(state)
+        self.kept.load(state["kept"])
+
+    def memory(self) -> Memory:
+        base = super().memory()
+        return Memory({**base.persistent, "kept rows": self.kept.num_bytes()}, base.working, stores="raw")

@@ -1,0 +1,76 @@
+"""Matrix products in float32 on the CPU through oneDNN, with gradients of any order.
+
+PyTorch sends float32 products to its BLAS, which on many processors uses half of the vector width that oneDNN uses
+(``benchmarks/step.py`` prints both). The results agree to float32 rounding; elsewhere (other devices, other
+types, autocast, vmap) the ordinary operators are used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.aten, "mkldnn_linear_backward_input")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., in), weight (out, in), bias (out,) -> (..., out); as ``torch.nn.functional.linear``."""
+    if _eligible(x) and _eligible(weight):
+        out: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)
+        return out.reshape(*x.shape[:-1], weight.shape[0])
+    return torch.nn.functional.linear(x, weight, bias)
+
+
+def _eligible(tensor: Tensor) -> bool:
+    return (
+        _AVAILABLE
+        and tensor.device.type == "cpu"
+        and tensor.dtype == torch.float32
+        and tensor.numel() > 0
+        and not torch.is_autocast_enabled("cpu")
+        and not torch.compiler.is_compiling()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a (m, k) @ b (k, n), as oneDNN's input gradient of a linear layer, the one such product that takes plain tensors."""
+    a, b = a.contiguous(), b.contiguous()
+    return torch.ops.aten.mkldnn_linear_backward_input([a.shape[0], b.shape[1]], a.to_mkldnn(), b).to_dense()
+
+
+class _Product(torch.autograd.Function):
+    """a @ b. Its gradient is made of the same products, so it may be differentiated again (gradient penalties)."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return _product(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        a, b = ctx.saved_tensors
+        (grad,) = grads
+        grad_a = _Product.apply(grad, b.t()) if ctx.needs_input_grad[0] else None
+        grad_b = _Product.apply(a.t(), grad) if ctx.needs_input_grad[1] else None
+        return grad_a, grad_b
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        (grad,) = grads
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        return (
+            _Product.apply(grad, weight) if needs_x else None,
+            _Product.apply(grad.t(), x) if needs_weight else None,
+            grad.sum(0) if needs_bias else None,
+        )

@@ -1,0 +1,194 @@
+"""Networks and what is the same for every trained one: its optimiser, its frozen copy, its bytes and its cost."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reverie.device import Device
+from reverie.nn.matmul import linear
+from reverie.nn.optimisers import Optimiser, load_optimiser, optimiser_state
+from reverie.seeding import generator
+
+
+class Linear(nn.Linear):
+    """``torch.nn.Linear`` on the fastest product that this machine has."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return linear(input, self.weight, self.bias)
+
+
+class Head(nn.Module):
+    """The output layer. Output c starts as U(-1/sqrt(width), 1/sqrt(width)) drawn for c alone, so that a head grown class by
+    class equals one made whole."""
+
+    def __init__(self, width: int, outputs: int, seed: int) -> None:
+        super().__init__()
+        self.width, self.seed = width, seed
+        self.weight = nn.Parameter(torch.empty(0, width))
+        self.bias = nn.Parameter(torch.empty(0))
+        self.grow(outputs)
+
+    @property
+    def outputs(self) -> int:
+        return len(self.weight)
+
+    def grow(self, outputs: int) -> None:
+        rows = [self._initial(index) for index in range(self.outputs, outputs)]
+        if not rows:
+            return
+        fresh = torch.stack(rows).to(self.weight)
+        self.weight = nn.Parameter(torch.cat([self.weight.detach(), fresh[:, :-1]]))
+        self.bias = nn.Parameter(torch.cat([self.bias.detach(), fresh[:, -1]]))
+
+    def _initial(self, index: int) -> Tensor:
+        bound = 1 / math.sqrt(self.width)
+        return torch.empty(self.width + 1).uniform_(-bound, bound, generator=generator(self.seed, "head", index))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return linear(features, self.weight, self.bias)
+
+
+def mlp(sizes: Sequence[int], last_activation: bool = False) -> nn.Sequential:
+    """Linear layers of the given widths with ReLU between them, and after the last one on request."""
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        layers += [Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[: None if last_activation else -1])
+
+
+def conv_stack(
+    channels: Sequence[int], strides: Sequence[int], kernel: int = 3, batch_norm: bool = True, plain_last: bool = False
+) -> nn.Sequential:
+    """Convolutions, each followed by batch norm (on request) and ReLU; ``plain_last`` leaves both off the last layer.
+
+    channels: one more than strides, the first being the input's.
+    """
+    layers: list[nn.Module] = []
+    pairs = list(zip(channels, channels[1:], strict=False))
+    for index, ((inputs, outputs), stride) in enumerate(zip(pairs, strides, strict=True)):
+        layers.append(nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2))
+        if not (plain_last and index == len(pairs) - 1):
+            layers += [nn.BatchNorm2d(outputs)] * batch_norm + [nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def deconv_stack(channels: Sequence[int], batch_norm: bool = True) -> nn.Sequential:
+    """Transposed convolutions (kernel 4, stride 2), each doubling height and width; the last one is linear."""
+    layers: list[nn.Module] = []
+    pairs = list(zip(channels, channels[1:], strict=False))
+    for index, (inputs, outputs) in enumerate(pairs):
+        layers.append(nn.ConvTranspose2d(inputs, outputs, 4, 2, padding=1))
+        if index < len(pairs) - 1:
+            layers += [nn.BatchNorm2d(outputs)] * batch_norm + [nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def output_width(module: nn.Module, shape: Sequence[int]) -> int:
+    """Numbers a row that ``module`` gives for inputs of ``shape``; it changes no buffer of the module."""
+    twin = copy.deepcopy(module).eval()
+    with torch.no_grad():
+        return twin(torch.zeros(1, *shape)).numel()
+
+
+class Network:
+    """A module on its device with its own optimiser; without one (``optimiser`` None) it is frozen."""
+
+    def __init__(self, module: nn.Module, optimiser: Optimiser | None, device: Device) -> None:
+        self.module = module.to(device.torch_device).eval()
+        self.device = device
+        self.options = optimiser
+        if optimiser is None:
+            self.module.requires_grad_(False)
+            return
+        self.optimiser = optimiser.make(self.module.parameters())
+
+    @contextmanager
+    def training(self) -> Iterator[nn.Module]:
+        """Training mode (dropout, batch statistics) inside the block, evaluation mode everywhere else."""
+        self.module.train()
+        try:
+            yield self.module
+        finally:
+            self.module.eval()
+
+    def update(self, loss: Tensor) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+
+    def begin_task(self) -> None:
+        if self.options is not None and self.options.reset_each_task:
+            self.optimiser = self.options.make(self.module.parameters())
+
+    def change(self, edit: Callable[[nn.Module], None]) -> None:
+        """Lets ``edit`` replace parameters (a head that grows) and keeps what the optimiser knew of the others."""
+        moments = optimiser_state(self.optimiser) if self.options is not None else {}
+        edit(self.module)
+        self.module.to(self.device.torch_device)
+        if self.options is not None:
+            self.optimiser = self.options.make(self.module.parameters())
+            load_optimiser(self.optimiser, moments)
+
+    def frozen(self) -> Network:
+        return Network(copy.deepcopy(self.module), None, self.device)
+
+    def num_bytes(self) -> int:
+        tensors = [*self.module.parameters(), *self.module.buffers()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def working_bytes(self) -> int:
+        """Gradients and optimiser state, on top of the weights."""
+        if self.options is None:
+            return 0
+        weights = sum(parameter.numel() * parameter.element_size() for parameter in self.module.parameters())
+        return weights * (1 + self.options.state_per_parameter)
+
+    def state(self) -> dict[str, Any]:
+        state: dict[str, Any] = {"weights": dict(self.module.state_dict())}
+        if self.options is not None:
+            state["optimiser"] = optimiser_state(self.optimiser)
+        return state
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.module.load_state_dict(state["weights"])
+        if self.options is not None:
+            load_optimiser(self.optimiser, state["optimiser"])
+
+
+def multiplications(module: nn.Module, shape: Sequence[int]) -> list[int]:
+    """Multiply-accumulates a row of each linear or convolution layer, in the order they run, for inputs of ``shape``."""
+    counts: list[int] = []
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        rows = inputs[0].shape[0]
+        if isinstance(layer, nn.Linear | Head):
+            counts.append(layer.weight.numel() * (output.numel() // rows // layer.weight.shape[0]))
+        elif isinstance(layer, nn.Conv2d):
+            counts.append(output[0].numel() * layer.weight[0].numel())
+        elif isinstance(layer, nn.ConvTranspose2d):
+            counts.append(inputs[0][0].numel() * layer.weight[0].numel())
+
+    twin = copy.deepcopy(module).cpu().eval()
+    for layer in twin.modules():
+        layer.register_forward_hook(count)  # type: ignore[arg-type]
+    with torch.no_grad():
+        twin(torch.zeros(1, *shape))
+    return counts
+
+
+def training_flops(counts: Sequence[int], rows: int, input_gradient: bool = False) -> float:
+    """Forward, weight gradients and input gradients; the first layer's input gradient only where asked for."""
+    total = sum(counts)
+    backward = 2 * total - (0 if input_gradient or not counts else counts[0])
+    return 2.0 * rows * (total + backward)
+
+
+def forward_flops(counts: Sequence[int], rows: int) -> float:
+    return 2.0 * rows * sum(counts)

@@ -1,0 +1,84 @@
+"""Optimisers as options. A part keeps its own optimiser; these say which one and how it lives through tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol, runtime_checkable
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from reverie.options import Part, Table
+
+
+@runtime_checkable
+class Optimiser(Protocol):
+    """Options of an optimiser. ``state_per_parameter``: how many numbers it keeps for each weight."""
+
+    reset_each_task: bool
+    state_per_parameter: int
+
+    def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer: ...
+
+
+@dataclass(eq=False, repr=False)
+class Adam(Part):
+    """Adam (Kingma and Ba, 2015), fused; moments live through all tasks unless ``reset_each_task``."""
+
+    learning_rate: Annotated[float | None, Field(gt=0, description="step size; None: the stream's, or 0.001")] = None
+    betas: Annotated[tuple[float, float], Field(description="decay of the two moments, each in [0, 1)")] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0, description="L2 penalty added to the gradient")] = 0.0
+    reset_each_task: Annotated[bool, Field(description="forget the moments at the start of each task")] = False
+
+    state_per_parameter = 2
+
+    def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(
+            parameters, self.learning_rate or 1e-3, betas=self.betas, weight_decay=self.weight_decay, fused=True
+        )
+
+
+@dataclass(eq=False, repr=False)
+class SGD(Part):
+    """Stochastic gradient descent with momentum."""
+
+    learning_rate: Annotated[float, Field(gt=0, description="step size")] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1, description="decay of the velocity")] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, description="L2 penalty added to the gradient")] = 0.0
+    reset_each_task: Annotated[bool, Field(description="forget the velocity at the start of each task")] = False
+
+    state_per_parameter = 1
+
+    def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
+            parameters, self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay, fused=True
+        )
+
+
+OPTIMISERS = Table("optimiser", Optimiser, {"adam": Adam, "sgd": SGD})
+
+
+def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:
+    """The moments, keyed by the position of their parameter; settings are options and need no saving."""
+    return {str(index): dict(values) for index, values in optimiser.state_dict()["state"].items()}
+
+
+def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, dict[str, Any]]) -> None:
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    padded = {int(index): _padded(values, parameters[int(index)]) for index, values in state.items()}
+    optimiser.load_state_dict({"state": padded, "param_groups": optimiser.state_dict()["param_groups"]})
+
+
+def _padded(values: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
+    """Moments of a head that has grown since: zeros for the new rows."""
+
+    def pad(value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.dim() == 0 or value.shape == parameter.shape:
+            return value
+        grown = torch.zeros_like(parameter)
+        grown[: len(value)] = value
+        return grown
+
+    return {name: pad(value) for name, value in values.items()}

@@ -1,0 +1,1 @@
+"""Measurements beyond accuracy, made after each task; oracles used for evaluation live here."""

@@ -1,0 +1,84 @@
+"""What replay looked like while a task was learnt, and whether the solver still agrees with the scholar on it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
+
+from reverie.seeding import Randomness
+from reverie.types import Finding, Rows, Stream, Task
+
+ROWS = 1000  # replayed rows looked at
+REFERENCE_ROWS = 2000  # real test rows that the reference classifier knows
+PICTURES = 40
+
+
+class ReplayQuality:
+    """For learners with a scholar.
+
+    histogram: share of each class among the labels of replay, (outputs,). label_agreement: share of replayed rows
+    whose label is that of most of their 5 nearest real test images, a reference that no training touches.
+    solver_agreement: share on which the updated solver answers as the frozen one; a warning below ``threshold``.
+    images: samples of the live generator, which the next task will rehearse.
+    """
+
+    name = "replay-quality"
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = threshold
+
+    def __call__(self, learner: Any, stream: Stream, task: Task, rng: Randomness) -> Finding:
+        spec = stream.spec
+        seen = torch.tensor(spec.classes_until(task.index), device=rng.device)
+        images = {}
+        if len(spec.input_shape) == 3 and spec.input_shape[0] in (1, 3):
+            draw = rng("pictures")
+            classes = None
+            if learner.model.conditional:
+                classes = seen[torch.arange(PICTURES, device=rng.device) % len(seen)].sort().values
+            images["generated samples"] = learner.model.sample(PICTURES, draw, classes).x.clamp(0, 1).cpu()
+        if learner.scholar is None:
+            return Finding(images=images)
+        replay = learner.scholar.draw(ROWS, rng("replay"))
+        labels = replay.y if replay.y.dtype == torch.int64 else replay.y.argmax(dim=1)
+        frozen = learner.scholar.solver.scores(replay.x)
+        live = learner.network.scores(replay.x)
+        old = list(spec.classes_until(task.index - 1))
+        agreement = float((frozen[:, old].argmax(1) == live[:, old].argmax(1)).float().mean())
+        histogram = torch.bincount(labels, minlength=spec.outputs).float() / len(labels)
+        warnings = ()
+        if agreement < self.threshold:
+            warnings = (
+                f"task {task.name!r}: the solver agrees with the one before on {agreement:.0%} of replay, below {self.threshold:.0%}; "
+                "it may have forgotten: try more replay, a better generator or distillation",
+            )
+        return Finding(
+            numbers={
+                "solver_agreement": agreement,
+                "label_agreement": self._label_agreement(replay.x, labels, stream, task),
+                "histogram": [round(share, 4) for share in histogram.tolist()],
+            },
+            arrays={"histogram": histogram.cpu()},
+            images=images,
+            warnings=warnings,
+        )
+
+    def _label_agreement(self, x: Tensor, labels: Tensor, stream: Stream, task: Task) -> float:
+        past = [test for test in stream.tests if test.since < task.index]
+        each = max(REFERENCE_ROWS // len(past), 1)
+        real = [_spread(test.rows, each) for test in past]
+        reference = KNeighborsClassifier(n_neighbors=min(5, sum(len(y) for _, y in real)))
+        reference.fit(torch.cat([x for x, _ in real]).numpy(), torch.cat([y for _, y in real]).numpy())
+        answers = torch.from_numpy(reference.predict(x.flatten(1).cpu().numpy()))
+        return float((answers == labels.cpu()).float().mean())
+
+
+def _spread(rows: Rows, count: int) -> tuple[Tensor, Tensor]:
+    """At most ``count`` rows, evenly spaced over all of them."""
+    index = torch.linspace(0, len(rows) - 1, min(count, len(rows))).long()
+    batch = rows.take(index)
+    assert batch.y is not None
+    return batch.x.flatten(1).cpu(), batch.y.cpu()

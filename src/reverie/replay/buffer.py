@@ -1,0 +1,189 @@
+"""A buffer of real rows under a budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from reverie.checks import NotReadyError, OptionsError
+from reverie.options import Part, Table
+from reverie.replay.selection import Strategy, herding, reservoir_slots
+from reverie.seeding import Randomness
+from reverie.types import Batch, Rows, Solver, State, StreamSpec
+
+CHUNK = 4096
+
+
+@dataclass(eq=False, repr=False)
+class Buffer(Part):
+    """Keeps rows of past tasks and draws from them uniformly with replacement.
+
+    strategy: "reservoir", every row seen is kept with equal probability (Vitter 1985); "class-balanced", a reservoir for every class
+    (of every task); "herding", for every class the rows whose mean feature is closest to its mean (Rebuffi et al. 2017); "ring", for every class
+    the newest. Images that arrive as bytes are stored as bytes.
+    """
+
+    budget: Annotated[int | None, Field(gt=0, description="how much is kept, in ``unit``; None: everything")] = 100
+    unit: Annotated[
+        Literal["items-per-class", "items", "bytes"],
+        Field(description="what the budget counts; items and bytes are shared equally by the classes so far"),
+    ] = "items-per-class"
+    strategy: Annotated[Strategy, Field(description="which rows stay")] = "class-balanced"
+
+    def check_budget(self, classes: int) -> None:
+        """Raises OptionsError when the budget cannot hold one row of each of that many classes."""
+        if self.capacity() is not None and self.unit != "items-per-class" and (self.capacity() or 0) < classes:
+            raise OptionsError(
+                f"budget = {self.budget} {self.unit}: holds {self.capacity()} rows, fewer than the {classes} classes of this stream; raise it"
+            )
+
+    def build(self, spec: StreamSpec, rng: Randomness) -> None:
+        self.rng = rng
+        self.spec = spec
+        self.x = torch.empty(0, *spec.input_shape, dtype=torch.uint8)
+        self.y = torch.empty(0, dtype=torch.int64)
+        self.task = torch.empty(0, dtype=torch.int64)
+        self.seen: dict[str, int] = {}
+        keys = {(head, c) for head, classes in enumerate(spec.heads) for c in classes}
+        self.check_budget(len(keys))
+
+    def capacity(self) -> int | None:
+        """Rows that the whole buffer may hold; None for one budget a class, or no limit."""
+        if self.budget is None or self.unit == "items-per-class":
+            return None
+        return self.budget if self.unit == "items" else self.budget // self._row_bytes()
+
+    def _row_bytes(self) -> int:
+        return (
+            self.x[0:1].numel() * self.x.element_size()
+            if len(self.x)
+            else _numel(self.spec.input_shape) * self.x.element_size()
+        )
+
+    def add_task(self, rows: Rows, task: int, solver: Solver) -> None:
+        """Takes in a finished task: each of its rows is offered once, in random order."""
+        order = torch.randperm(len(rows), generator=self.rng.at("buffer order", task))
+        if self.strategy == "reservoir":
+            self._add_reservoir(rows, order, task)
+        else:
+            self._add_by_class(rows, order, task, solver)
+
+    def sample(self, n: int, current: Batch | None = None) -> Batch:
+        if len(self.x) == 0:
+            raise NotReadyError("the replay buffer is empty; it is filled at the end of a task")
+        device = self.rng.device
+        index = torch.randint(len(self.x), (n,), generator=self.rng("buffer draw"), device=device).to(self.x.device)
+        weight = torch.full((n,), 1 / n)
+        return Batch(_decoded(self.x[index]), self.y[index], self.task[index], weight).to(device)
+
+    def num_bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in (self.x, self.y, self.task))
+
+    def state(self) -> State:
+        return {"x": self.x, "y": self.y, "task": self.task, "seen": dict(self.seen)}
+
+    def load(self, state: State) -> None:
+        self.x, self.y, self.task = state["x"], state["y"], state["task"]
+        self.seen = dict(state["seen"])
+
+    # ------------------------------------------------------------------ filling
+
+    def _add_reservoir(self, rows: Rows, order: Tensor, task: int) -> None:
+        capacity = self.capacity()
+        if self.budget is not None and self.unit == "items-per-class":
+            capacity = self.budget * len({(t, c) for t, cs in enumerate(self.spec.heads) for c in cs})
+        seen = self.seen.get("all", 0)
+        if capacity is None:
+            chosen, slots = torch.arange(len(rows)), torch.arange(seen, seen + len(rows))
+        else:
+            chosen, slots = reservoir_slots(seen, len(rows), capacity, self.rng.at("reservoir", task))
+        x, y, where = self._read(rows, order[chosen], task)
+        length = max(len(self.x), int(slots.max()) + 1 if len(slots) else 0)
+        self._resize(length)
+        self.x[slots], self.y[slots], self.task[slots] = x, y, where
+        self.seen["all"] = seen + len(rows)
+
+    def _add_by_class(self, rows: Rows, order: Tensor, task: int, solver: Solver) -> None:
+        labels = rows.labels[order]
+        for c in torch.unique(labels).tolist():
+            mine = order[labels == c]
+            quota = self._quota(new=(task, c))
+            if quota is not None and self.strategy == "herding":
+                mine = mine[herding(self._features(rows, mine, solver), quota)]
+            elif quota is not None and self.strategy == "ring":
+                mine = mine[-quota:].flip(0)
+            elif quota is not None:
+                mine = mine[:quota]  # the first of a random order: a uniform draw without replacement
+            x, y, where = self._read(rows, mine, task)
+            self.x, self.y, self.task = torch.cat([self.x, x]), torch.cat([self.y, y]), torch.cat([self.task, where])
+        self._trim()
+
+    def _quota(self, new: tuple[int, int] | None = None) -> int | None:
+        """Rows that each class may hold once ``new`` has joined."""
+        if self.budget is None:
+            return None
+        if self.unit == "items-per-class":
+            return self.budget
+        keys = set(zip(self.task.tolist(), self.y.tolist(), strict=True))
+        if new is not None:
+            keys.add(new)
+        return (self.capacity() or 0) // max(len(keys), 1)
+
+    def _trim(self) -> None:
+        """Drops the rows of each class that came last in its own order, down to the present quota."""
+        quota = self._quota()
+        if quota is None:
+            return
+        keep = torch.zeros(len(self.x), dtype=torch.bool)
+        for task, c in sorted(set(zip(self.task.tolist(), self.y.tolist(), strict=True))):
+            keep[((self.task == task) & (self.y == c)).nonzero().flatten()[:quota]] = True
+        self.x, self.y, self.task = self.x[keep], self.y[keep], self.task[keep]
+
+    def _read(self, rows: Rows, index: Tensor, task: int) -> tuple[Tensor, Tensor, Tensor]:
+        parts = [rows.take(part) for part in index.split(CHUNK)]
+        x = torch.cat([part.x.cpu() for part in parts]) if parts else torch.empty(0, *self.spec.input_shape)
+        encoded = _as_bytes(x) if self.x.dtype == torch.uint8 else None
+        if encoded is None:
+            if self.x.dtype == torch.uint8:
+                self.x = _decoded(self.x)
+            encoded = x
+        return encoded, rows.labels[index], torch.full((len(index),), task)
+
+    def _features(self, rows: Rows, index: Tensor, solver: Solver) -> Tensor:
+        """Unit-length features of the solver, as iCaRL uses them."""
+        encode = getattr(solver, "encode", None)
+        parts = []
+        for part in index.split(CHUNK):
+            x = rows.take(part).x
+            with torch.no_grad():
+                parts.append((encode(x) if encode is not None else x).flatten(1).cpu())
+        return torch.nn.functional.normalize(torch.cat(parts), dim=1)
+
+    def _resize(self, length: int) -> None:
+        missing = length - len(self.x)
+        if missing > 0:
+            self.x = torch.cat([self.x, torch.zeros(missing, *self.x.shape[1:], dtype=self.x.dtype)])
+            self.y = torch.cat([self.y, torch.zeros(missing, dtype=torch.int64)])
+            self.task = torch.cat([self.task, torch.zeros(missing, dtype=torch.int64)])
+
+
+BUFFERS = Table("buffer", Buffer, {"buffer": Buffer})
+
+
+def _as_bytes(x: Tensor) -> Tensor | None:
+    """x as uint8 if every value is a whole number of 255ths, else None."""
+    scaled = (x * 255).round()
+    fits = bool((scaled >= 0).all()) and bool((scaled <= 255).all()) and torch.equal(scaled / 255, x)
+    return scaled.to(torch.uint8) if fits else None
+
+
+def _decoded(x: Tensor) -> Tensor:
+    return x.to(torch.float32) / 255 if x.dtype == torch.uint8 else x
+
+
+def _numel(shape: tuple[int, ...]) -> int:
+    return int(torch.Size(shape).numel())

@@ -1,0 +1,117 @@
+"""Replay from a scholar: a frozen generator and the frozen solver that labels its samples (Shin et al. 2017, arXiv 1705.08690)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from reverie.checks import NotReadyError
+from reverie.seeding import Randomness
+from reverie.types import Batch, Generator, Solver, State
+
+LabelSource = Literal["solver", "condition", "agreement"]
+Targets = Callable[[Tensor], Tensor]
+
+LABEL_ROWS = 8192  # rows labelled at a time: large products, bounded memory
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """How replay of one task is labelled. seen: (classes,) indices taught so far, which a conditional generator is asked for;
+    targets: from the frozen solver's scores (B, outputs) to int64 indices or soft scores; temperature: of soft targets, else None."""
+
+    source: LabelSource
+    seen: Tensor
+    targets: Targets
+    temperature: float | None = None
+
+
+class Scholar:
+    """A frozen solver and generator of the past, and the replay they give.
+
+    The two never change while a task is learnt, so replay for ``chunk`` steps is generated and labelled in one pass and then
+    sliced; the draws are those of the position of the chunk's first step, whatever was drawn before.
+    """
+
+    def __init__(self, solver: Solver, generator: Generator, rng: Randomness, chunk: int) -> None:
+        self.solver, self.generator = solver.frozen(), generator.frozen()
+        self.rng, self.chunk = rng, chunk
+        self._labelling: Labelling | None = None
+        self._drawn: tuple[tuple[int, ...], Batch] | None = None
+
+    def begin_task(self, labelling: Labelling) -> None:
+        self._labelling = labelling
+        self._drawn = None
+
+    def sample(self, n: int, current: Batch | None = None) -> Batch:
+        """The n replayed rows of the step that training stands at."""
+        here = self.rng.position
+        first = here.step - here.step % self.chunk
+        key = (here.task, here.phase, first, n)
+        if self._drawn is None or self._drawn[0] != key:
+            drawn = self.draw(n * self.chunk, self.rng.at("replay", here.task, here.phase, first))
+            self._drawn = (key, drawn)
+        start = (here.step - first) * n
+        return _slice(self._drawn[1], start, start + n)
+
+    def draw(self, n: int, rng: torch.Generator) -> Batch:
+        """n freshly generated, labelled rows of equal weight; under "agreement" rows that disagree weigh nothing."""
+        if self._labelling is None:
+            raise NotReadyError("the scholar was not told how to label its replay; call begin_task first")
+        rule = self._labelling
+        classes = None
+        if self.generator.conditional:
+            pick = torch.randint(len(rule.seen), (n,), generator=rng, device=rule.seen.device)
+            classes = rule.seen[pick]
+        rows = self.generator.sample(n, rng, classes)
+        if rule.source == "condition":
+            return rows
+        with torch.no_grad():
+            labelled = [
+                (rule.targets(scores), scores.argmax(dim=1))
+                for scores in (self.solver.scores(part) for part in rows.x.split(LABEL_ROWS))
+            ]
+        y = torch.cat([target for target, _ in labelled])
+        temperature = None if rule.temperature is None else torch.full((n,), rule.temperature, device=y.device)
+        rows = replace(rows, y=y, temperature=temperature)
+        if rule.source == "agreement":
+            answers = torch.cat([answer for _, answer in labelled])
+            rows = replace(rows, weight=rows.weight * (answers == classes))
+        return rows
+
+    def num_bytes(self) -> int:
+        return self.solver.num_bytes() + self.generator.num_bytes()
+
+    def working_bytes(self) -> int:
+        """The chunk of replay at hand."""
+        return 0 if self._drawn is None else batch_bytes(self._drawn[1])
+
+    def state(self) -> State:
+        return {"solver": self.solver.state(), "generator": self.generator.state()}
+
+    def load(self, state: State) -> None:
+        self.solver.load(state["solver"])
+        self.generator.load(state["generator"])
+        self._drawn = None
+
+
+def _slice(batch: Batch, start: int, end: int) -> Batch:
+    """Rows start..end, their weights brought to sum 1 (all 0 where every row weighs nothing)."""
+    weight = batch.weight[start:end]
+    return replace(
+        batch,
+        x=batch.x[start:end],
+        y=None if batch.y is None else batch.y[start:end],
+        task=batch.task[start:end],
+        weight=weight / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny),
+        temperature=None if batch.temperature is None else batch.temperature[start:end],
+    )
+
+
+def batch_bytes(batch: Batch) -> int:
+    tensors = [value for value in vars(batch).values() if isinstance(value, Tensor)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,0 +1,57 @@
+"""Which rows of a class a full buffer keeps."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Strategy = Literal["reservoir", "class-balanced", "herding", "ring"]
+
+
+def reservoir(seen: int, capacity: int, rng: torch.Generator) -> int | None:
+    """Slot for row number ``seen`` (from 0) of a stream, or None to pass it over (Vitter 1985, algorithm R).
+
+    Every row seen so far ends up stored with the same probability, capacity / (seen + 1).
+    """
+    if seen < capacity:
+        return seen
+    slot = int(torch.randint(seen + 1, (1,), generator=rng))
+    return slot if slot < capacity else None
+
+
+def reservoir_slots(first: int, count: int, capacity: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Algorithm R for rows first .. first + count - 1 at once: (rows, slots), one entry for each slot that changes.
+
+    rows: (K,) offsets among the new rows, slots: (K,) the slots they end up in, later rows having overwritten earlier ones.
+    """
+    number = torch.arange(first, first + count)
+    draw = (torch.rand(count, generator=rng, dtype=torch.float64) * (number + 1)).long().clamp(max=first + count - 1)
+    slot = torch.where(number < capacity, number, draw)
+    chosen = (slot < capacity).nonzero().flatten()
+    last = torch.full((capacity,), -1)
+    last.scatter_reduce_(0, slot[chosen], chosen, "amax")
+    slots = (last >= 0).nonzero().flatten()
+    return last[slots], slots
+
+
+def herding(features: Tensor, count: int) -> Tensor:
+    """Indices (count,) of the rows whose running mean stays closest to the mean of all, in order of choice.
+
+    features: (N, width). Greedy: k-th choice argmin_i || mean - (sum of chosen + f_i) / k || (Welling 2009; Rebuffi et al. 2017,
+    iCaRL, algorithm 4). A prefix of the result is the selection for a smaller count.
+    """
+    mean = features.mean(dim=0)
+    total = torch.zeros_like(mean)
+    free = torch.ones(len(features), dtype=torch.bool, device=features.device)
+    squares = features.square().sum(dim=1)
+    chosen = []
+    for k in range(1, min(count, len(features)) + 1):
+        # || k mean - total - f ||^2 = const + |f|^2 - 2 f.(k mean - total)
+        distance = squares - 2 * features @ (k * mean - total)
+        best = int(distance.masked_fill(~free, float("inf")).argmin())
+        chosen.append(best)
+        free[best] = False
+        total = total + features[best]
+    return torch.tensor(chosen, dtype=torch.int64)

@@ -1,0 +1,203 @@
+"""Classifiers: an encoder and a linear head, told apart by nothing but the encoder."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from reverie.checks import OptionsError
+from reverie.device import Device
+from reverie.nn.networks import (
+    Head,
+    Network,
+    conv_stack,
+    forward_flops,
+    mlp,
+    multiplications,
+    output_width,
+    training_flops,
+)
+from reverie.nn.optimisers import Adam, Optimiser
+from reverie.options import Part
+from reverie.seeding import Randomness
+from reverie.solvers.outputs import cross_entropy
+from reverie.types import Batch, Losses, State, StreamSpec
+
+Hidden = Annotated[
+    tuple[Annotated[int, Field(gt=0)], ...] | None, Field(description="widths of the hidden layers; None: the stream's")
+]
+OptimiserOption = Annotated[Optimiser, Field(description="how its weights are updated")]
+Positive = Annotated[int, Field(gt=0)]
+
+
+class EncoderAndHead(nn.Module):
+    """x -> features -> scores; what can be cut says where."""
+
+    def __init__(self, encoder: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(x))
+
+
+class Classifier(Part):
+    """What all classifiers share. A new one says only how its encoder is made."""
+
+    optimiser: Optimiser
+
+    @abstractmethod
+    def encoder(self, shape: tuple[int, ...]) -> nn.Module:
+        """A module from (B, *shape) to flat features (B, width)."""
+
+    def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
+        self.device = device
+        with rng.global_torch("solver weights"):
+            encoder = self.encoder(spec.input_shape)
+        head = Head(output_width(encoder, spec.input_shape), spec.outputs, rng.seed)
+        module = EncoderAndHead(encoder, head)
+        self.multiplications = multiplications(module, spec.input_shape)
+        self.network = Network(module, self.optimiser, device)
+
+    def grow(self, outputs: int) -> None:
+        if outputs > self.network.module.head.outputs:
+            self.network.change(lambda module: module.head.grow(outputs))
+
+    def scores(self, x: Tensor) -> Tensor:
+        with self.device.autocast():
+            return self.network.module(x).float()
+
+    def training_scores(self, x: Tensor) -> Tensor:
+        """As ``scores``, in training mode (dropout and batch statistics live) and differentiable."""
+        with self.network.training(), self.device.autocast():
+            return self.network.module(x).float()
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(B, ...) -> (B, width) features before the head."""
+        with self.device.autocast():
+            return self.network.module.encoder(x).float()
+
+    def loss(self, batch: Batch, scores: Tensor | None = None) -> Losses:
+        scores = self.training_scores(batch.x) if scores is None else scores
+        return {"cross-entropy": cross_entropy(scores, batch)}
+
+    def step(self, batch: Batch, scores: Tensor | None = None, penalty: Tensor | None = None) -> Losses:
+        losses = self.loss(batch, scores)
+        total = losses["cross-entropy"]
+        if penalty is not None:
+            losses["penalty"] = penalty
+            total = total + penalty
+        self.network.update(total)
+        return {name: value.detach() for name, value in losses.items()}
+
+    def begin_task(self) -> None:
+        self.network.begin_task()
+
+    def frozen(self) -> Classifier:
+        twin = self.clone()
+        twin.device = self.device
+        twin.multiplications = self.multiplications
+        twin.network = self.network.frozen()
+        return twin
+
+    def num_bytes(self) -> int:
+        return self.network.num_bytes()
+
+    def working_bytes(self) -> int:
+        return self.network.working_bytes()
+
+    def flops(self, rows: int, train: bool = True) -> float:
+        return (training_flops if train else forward_flops)(self.multiplications, rows)
+
+    def state(self) -> State:
+        return self.network.state()
+
+    def load(self, state: State) -> None:
+        self.grow(len(state["weights"]["head.bias"]))
+        self.network.load(state)
+
+
+@dataclass(eq=False, repr=False)
+class MLP(Classifier):
+    """Fully connected layers with ReLU on the flattened input."""
+
+    hidden: Hidden = None
+    optimiser: OptimiserOption = field(default_factory=Adam)
+
+    def encoder(self, shape: tuple[int, ...]) -> nn.Module:
+        sizes = [math.prod(shape), *(self.hidden or (400, 400))]
+        return nn.Sequential(nn.Flatten(), mlp(sizes, last_activation=True))
+
+
+@dataclass(eq=False, repr=False)
+class CNN(Classifier):
+    """A small convolutional network: 3x3 convolutions with ReLU, each halving height and width, then one hidden layer."""
+
+    channels: Annotated[tuple[Positive, ...], Field(min_length=1, description="channels of the convolutions")] = (
+        32,
+        64,
+    )
+    width: Annotated[int, Field(gt=0, description="units of the hidden layer")] = 256
+    optimiser: OptimiserOption = field(default_factory=Adam)
+
+    def encoder(self, shape: tuple[int, ...]) -> nn.Module:
+        _needs_images("cnn", shape)
+        stack = conv_stack([shape[0], *self.channels], [2] * len(self.channels), batch_norm=False)
+        flat = output_width(nn.Sequential(stack, nn.Flatten()), shape)
+        return nn.Sequential(stack, nn.Flatten(), mlp([flat, self.width], last_activation=True))
+
+
+@dataclass(eq=False, repr=False)
+class ConvStack(Classifier):
+    """Five 3x3 convolutions, 16 to 256 channels, strides 1-2-2-2-2, batch norm and ReLU on all but the last, then an MLP.
+
+    Source: the network of the CIFAR experiments of van de Ven et al. 2020 (Nature Communications 11:4069) and 2022.
+    """
+
+    channels: Annotated[tuple[Positive, ...], Field(min_length=1, description="channels of the convolutions")] = (
+        16,
+        32,
+        64,
+        128,
+        256,
+    )
+    hidden: Hidden = None
+    optimiser: OptimiserOption = field(default_factory=Adam)
+
+    def encoder(self, shape: tuple[int, ...]) -> nn.Module:
+        _needs_images("conv-stack", shape)
+        strides = [1, *[2] * (len(self.channels) - 1)]
+        stack = conv_stack([shape[0], *self.channels], strides, plain_last=True)
+        flat = output_width(nn.Sequential(stack, nn.Flatten()), shape)
+        return nn.Sequential(stack, nn.Flatten(), mlp([flat, *(self.hidden or (2000, 2000))], last_activation=True))
+
+
+@dataclass(eq=False, repr=False)
+class Module(Classifier):
+    """Any network of the user's. ``factory(input_shape)`` makes an ``nn.Module`` from (B, *input_shape) to features of any shape; a
+    linear head over the flattened features is added. A run with it can be repeated from Python, not from its file alone."""
+
+    factory: Annotated[
+        Callable[[tuple[int, ...]], nn.Module], Field(description="makes the network, from the input shape")
+    ]
+    optimiser: OptimiserOption = field(default_factory=Adam)
+
+    def encoder(self, shape: tuple[int, ...]) -> nn.Module:
+        made = self.factory(shape)
+        if not isinstance(made, nn.Module):
+            raise OptionsError(f"factory: returned a {type(made).__name__}; it must return a torch.nn.Module")
+        return nn.Sequential(made, nn.Flatten())
+
+
+def _needs_images(name: str, shape: tuple[int, ...]) -> None:
+    if len(shape) != 3:
+        raise OptionsError(
+            f"solver = {name!r}: needs images (channels, height, width), this stream's inputs have shape {shape}; try 'mlp'"
+        )

@@ -1,0 +1,407 @@
+"""From pieces of data to a stream: scenario, labels, checks.
+
+A *piece* is one task's data with the user's own labels, before any scenario. ``assemble`` turns pieces into a stream: it
+decides which output each label gets in the task-, domain- and class-incremental scenario (van de Ven, Tuytelaars and Tolias,
+Nature Machine Intelligence 2022) and checks everything that would otherwise go wrong an hour later.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reverie.checks import DataError, Problems
+from reverie.seeding import generator
+from reverie.streams.rows import DatasetRows, JoinedRows, TensorRows, item_array
+from reverie.types import Label, Recommended, Rows, Scenario, StreamSpec, Task, TestSet
+
+Transform = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Some rows of one data set. x: array or tensor (M, ...) uint8 or float, or a map-style data set; y: (M,) labels of any kind;
+    index: the rows that are meant (all by default)."""
+
+    x: Any
+    y: np.ndarray
+    index: np.ndarray | None = None
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.y if self.index is None else self.y[self.index]
+
+    @property
+    def is_array(self) -> bool:
+        return isinstance(self.x, np.ndarray | Tensor)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One task's data. ``labels`` fixes the order of its classes; ``transform`` maps float batches (B, ...) row by row."""
+
+    name: str
+    train: Data
+    test: Data
+    labels: tuple[Label, ...]
+    transform: Transform | None = None
+    once: bool = False
+
+
+@dataclass(frozen=True)
+class ArrayStream:
+    """The stream that everything in this package makes: a spec, training rows a task, test sets."""
+
+    spec: StreamSpec
+    trains: tuple[Rows, ...]
+    tests: tuple[TestSet, ...]
+    validations: tuple[Rows | None, ...]
+    checksums: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.trains)
+
+    def __getitem__(self, index: int) -> Task:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"task {index}: this stream has {len(self)} tasks")
+        index %= len(self)
+        spec = self.spec
+        return Task(
+            index, spec.task_names[index], spec.task_classes[index], self.trains[index], self.validations[index]
+        )
+
+    def __iter__(self) -> Iterator[Task]:
+        return (self[index] for index in range(len(self)))
+
+    def merged(self) -> ArrayStream:
+        """All tasks as one, for joint training: as many steps in all, every test set kept as a column of its own."""
+        spec = self.spec
+        values = dict(spec.recommended.values)
+        if "steps" in values:
+            values["steps"] *= len(self)
+        classes = spec.classes_until(len(self) - 1)
+        merged_spec = replace(
+            spec,
+            task_classes=(classes,),
+            task_names=("all tasks",),
+            recommended=replace(spec.recommended, values=values),
+        )
+        validations = [rows for rows in self.validations if rows is not None]
+        return replace(
+            self,
+            spec=merged_spec,
+            trains=(JoinedRows(self.trains),),
+            tests=tuple(replace(test, since=0) for test in self.tests),
+            validations=(JoinedRows(validations) if validations else None,),
+        )
+
+    @staticmethod
+    def from_arrays(
+        tasks: Sequence[Sequence[Any]],
+        scenario: Scenario = "class",
+        *,
+        names: Sequence[str] | None = None,
+        test_fraction: float = 0.2,
+        validation_fraction: float = 0.0,
+        seed: int = 0,
+        recommended: Recommended | None = None,
+        name: str = "arrays",
+    ) -> ArrayStream:
+        """A stream from arrays. tasks: for each task (x, y) or (x, y, x_test, y_test).
+
+        x: (N, ...) uint8, or floats; y: (N,) integers from any range, or strings. Where no test arrays are given, a
+        ``test_fraction`` of the rows, drawn by ``seed`` within each class, is held out for evaluation.
+
+        >>> import numpy as np
+        >>> x, y = np.random.default_rng(0).random((20, 4), dtype=np.float32), np.repeat(["cat", "dog"], 10)
+        >>> stream = ArrayStream.from_arrays([(x, y)])
+        >>> stream.spec.classes, len(stream[0].train)
+        (('cat', 'dog'), 16)
+
+        Raises DataError with everything that is wrong.
+        """
+        pieces = []
+        for number, arrays in enumerate(tasks):
+            piece_name = names[number] if names else f"task {number + 1}"
+            pieces.append(_piece_from_arrays(piece_name, arrays, test_fraction, seed + number))
+        return assemble(name, pieces, scenario, validation_fraction, seed, recommended or recommend(pieces[:1]))
+
+    @staticmethod
+    def from_datasets(
+        tasks: Sequence[tuple[Any, Any]],
+        scenario: Scenario = "class",
+        *,
+        names: Sequence[str] | None = None,
+        recommended: Recommended | None = None,
+        name: str = "datasets",
+    ) -> ArrayStream:
+        """A stream from map-style data sets. tasks: for each task (train, test), whose items are (x, label).
+
+        Labels are read from ``targets`` or ``labels`` where a data set has one, else from its items once. Inputs are read when
+        a batch needs them, so a data set may be larger than memory. Raises DataError with everything that is wrong.
+        """
+        pieces = []
+        for number, (train, test) in enumerate(tasks):
+            parts = [Data(dataset, _dataset_labels(dataset)) for dataset in (train, test)]
+            labels = _distinct(parts[0].labels)
+            pieces.append(Piece(names[number] if names else f"task {number + 1}", parts[0], parts[1], labels))
+        return assemble(name, pieces, scenario, 0.0, 0, recommended or recommend(pieces[:1]))
+
+
+def assemble(
+    name: str,
+    pieces: Sequence[Piece],
+    scenario: Scenario,
+    validation_fraction: float,
+    seed: int,
+    recommended: Recommended,
+    *,
+    shared_labels: bool = True,
+    checksums: Mapping[str, str] | None = None,
+) -> ArrayStream:
+    """Checks the pieces and gives every label its output.
+
+    shared_labels: in the class-incremental scenario, whether a label that comes back in a later piece is the same
+    class again. Raises DataError with every problem of every piece.
+    """
+    problems = Problems()
+    if not pieces:
+        raise DataError("a stream needs at least one task; got none")
+    value_range = _check_pieces(pieces, scenario, problems)
+    problems.raise_as(DataError, "these data cannot be made into a stream")
+    classes, outputs = _outputs(pieces, scenario, shared_labels)
+
+    trains: list[Rows] = []
+    validations: list[Rows | None] = []
+    tests = []
+    for number, (piece, mine) in enumerate(zip(pieces, outputs, strict=True)):
+        train, validation = _split_validation(piece.train, validation_fraction, seed, number)
+        trains.append(_rows(train, piece, mine, number))
+        validations.append(_rows(validation, piece, mine, number) if validation is not None else None)
+        tests.append(
+            TestSet(piece.name, tuple(mine), _rows(piece.test, piece, mine, number), since=number, head=number)
+        )
+    task_classes = tuple(tuple(mine) for mine in outputs)
+    spec = StreamSpec(
+        name=name,
+        scenario=scenario,
+        input_shape=_shape(pieces[0]),
+        classes=classes,
+        task_classes=task_classes,
+        task_names=tuple(piece.name for piece in pieces),
+        heads=task_classes,
+        value_range=value_range,
+        recommended=recommended,
+    )
+    return ArrayStream(spec, tuple(trains), tuple(tests), tuple(validations), dict(checksums or {}))
+
+
+def recommend(pieces: Sequence[Piece]) -> Recommended:
+    """Sizes that suit data of this shape, for streams that bring no recommendation of their own."""
+    numbers = int(np.prod(_shape(pieces[0]))) if pieces else 784
+    width = 100 if numbers <= 256 else 400
+    return Recommended(
+        solver={"name": "mlp"},
+        generator={"name": "vae"},
+        values={
+            "hidden": (width, width),
+            "latent_dim": 32 if numbers <= 256 else 100,
+            "steps": 1000,
+            "batch_size": 128,
+        },
+    )
+
+
+def _outputs(
+    pieces: Sequence[Piece], scenario: Scenario, shared_labels: bool
+) -> tuple[tuple[Label, ...], list[list[int]]]:
+    """The label list of the whole stream and, for each piece, the output of each of its labels in order."""
+    if scenario == "domain":
+        same = all(piece.labels == pieces[0].labels for piece in pieces)
+        longest = max(len(piece.labels) for piece in pieces)
+        classes = pieces[0].labels if same else tuple(range(longest))
+        return classes, [list(range(len(piece.labels))) for piece in pieces]
+    found: dict[Any, int] = {}
+    outputs = []
+    for number, piece in enumerate(pieces):
+        # In the task-incremental scenario each task has outputs of its own, whatever its labels are called.
+        separate = scenario == "task" or not shared_labels
+        keys = [(number, label) if separate else label for label in piece.labels]
+        outputs.append([found.setdefault(key, len(found)) for key in keys])
+    if scenario == "class" and not shared_labels:
+        return tuple(f"{pieces[number].name}: {label}" for number, label in found), outputs
+    return tuple(key[1] if isinstance(key, tuple) else key for key in found), outputs
+
+
+def _rows(part: Data, piece: Piece, outputs: Sequence[int], task: int) -> Rows:
+    lookup = {label: output for label, output in zip(piece.labels, outputs, strict=True)}
+    labels = part.labels
+    distinct, inverse = np.unique(labels, return_inverse=True)
+    y = torch.tensor([lookup[_plain(label)] for label in distinct], dtype=torch.int64)[torch.from_numpy(inverse)]
+    if not part.is_array:
+        return DatasetRows(part.x, y, task, None if part.index is None else part.index.tolist())
+    x = part.x if isinstance(part.x, Tensor) else _tensor(part.x)
+    index = None if part.index is None else torch.from_numpy(np.asarray(part.index, dtype=np.int64))
+    return TensorRows(x, y, task, index, piece.transform, piece.once)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """A tensor over the same memory; rows only read it, so an array marked read-only stays shared."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def _check_pieces(pieces: Sequence[Piece], scenario: Scenario, problems: Problems) -> tuple[float, float] | None:
+    """Adds every problem; returns the range of the training values where they are arrays."""
+    shape = _shape(pieces[0])
+    checked: dict[int, tuple[float, float] | None] = {}
+    for piece in pieces:
+        for kind, part in (("train", piece.train), ("test", piece.test)):
+            where = f"task {piece.name!r}, {kind}"
+            if len(part.labels) == 0:
+                problems.add(f"{where}: no rows; every task needs at least one")
+                continue
+            if len(part.y) != len(part.x):
+                problems.add(
+                    f"{where}: {len(part.x)} inputs but {len(part.y)} labels; there must be one label for each input"
+                )
+                continue
+            if part.is_array and id(part.x) not in checked:
+                checked[id(part.x)] = _check_values(part.x, where, problems)
+        if len(piece.train.labels) and _shape(piece) != shape:
+            problems.add(
+                f"task {piece.name!r}: inputs of shape {_shape(piece)}, the first task has {shape}; all tasks need one shape"
+            )
+        taught = set(_distinct(piece.train.labels))
+        for label in piece.labels:
+            if len(piece.train.labels) and label not in taught:
+                problems.add(
+                    f"task {piece.name!r}: class {label!r} has no training row; every class needs at least one"
+                )
+        unknown = [label for label in _distinct(piece.test.labels) if label not in taught]
+        if unknown and taught:
+            problems.add(
+                f"task {piece.name!r}: test rows of classes {unknown} that its training rows never show; remove them or add training rows"
+            )
+        if scenario == "task" and len(piece.labels) == 1:
+            problems.add(
+                f"task {piece.name!r}: a single class ({piece.labels[0]!r}) in the task-incremental scenario, where the task is given and nothing "
+                "is left to tell apart; use the class-incremental scenario or put at least two classes in a task"
+            )
+    if scenario == "domain" and len({len(piece.labels) for piece in pieces}) > 1:
+        counts = {piece.name: len(piece.labels) for piece in pieces}
+        problems.add(f"classes a task = {counts}: the domain-incremental scenario needs the same number in every task")
+    ranges = [found for found in checked.values() if found is not None]
+    if len(ranges) < len(checked) or not ranges or not all(piece.train.is_array for piece in pieces):
+        return None
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+
+def _check_values(x: Any, where: str, problems: Problems) -> tuple[float, float] | None:
+    array = x.numpy() if isinstance(x, Tensor) else x
+    if array.dtype == np.uint8:
+        return (0.0, 1.0)
+    if array.dtype.kind != "f":
+        problems.add(
+            f"{where}: dtype {array.dtype}; inputs must be uint8 (0 to 255) or floating point: try x.astype('float32')"
+        )
+        return None
+    low, high = float(array.min()), float(array.max())  # not finite if any value is not
+    if not (np.isfinite(low) and np.isfinite(high)):
+        bad = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+        first = int(bad.argmax())
+        problems.add(
+            f"{where}: {int(bad.sum())} rows hold NaN or infinite values, the first is row {first}; remove or repair them"
+        )
+        return None
+    return low, high
+
+
+def _split_validation(part: Data, fraction: float, seed: int, number: int) -> tuple[Data, Data | None]:
+    """Holds out a fraction of the training rows within each class."""
+    if fraction == 0:
+        return part, None
+    index = np.arange(len(part.y)) if part.index is None else part.index
+    kept, held = stratified(part.y[index], fraction, seed, "validation", number)
+    return replace(part, index=index[kept]), replace(part, index=index[held])
+
+
+def stratified(labels: np.ndarray, fraction: float, seed: int, *purpose: object) -> tuple[np.ndarray, np.ndarray]:
+    """Positions kept and held out: ``fraction`` of every class, at least one row kept and one held out where it has two."""
+    kept, held = [], []
+    for label in _distinct(labels):
+        where = np.flatnonzero(labels == label)
+        shuffled = where[torch.randperm(len(where), generator=generator(seed, "stratified", *purpose, label)).numpy()]
+        count = min(max(round(len(where) * fraction), 1), len(where) - 1)
+        held.append(shuffled[:count])
+        kept.append(shuffled[count:])
+    return np.sort(np.concatenate(kept)), np.sort(np.concatenate(held))
+
+
+def _piece_from_arrays(name: str, arrays: Sequence[Any], test_fraction: float, seed: int) -> Piece:
+    if len(arrays) not in (2, 4):
+        raise DataError(f"{name}: {len(arrays)} arrays; give (x, y) or (x, y, x_test, y_test)")
+    x, y = _as_array(arrays[0]), _as_labels(arrays[1], name)
+    if len(arrays) == 4:
+        test = Data(_as_array(arrays[2]), _as_labels(arrays[3], name))
+        return Piece(name, Data(x, y), test, _distinct(y))
+    if not 0 < test_fraction < 1:
+        raise DataError(
+            f"test_fraction = {test_fraction}: must lie between 0 and 1, or give test arrays for every task"
+        )
+    if len(x) != len(y) or len(y) == 0:
+        return Piece(name, Data(x, y), Data(x, y), _distinct(y))  # reported with the rest by assemble
+    kept, held = stratified(y, test_fraction, seed, "test")
+    return Piece(name, Data(x, y, kept), Data(x, y, held), _distinct(y))
+
+
+def _as_array(x: Any) -> Any:
+    return x.detach().cpu() if isinstance(x, Tensor) else np.asarray(x)
+
+
+def _as_labels(y: Any, name: str) -> np.ndarray:
+    labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if labels.ndim != 1:
+        raise DataError(f"{name}: labels of shape {labels.shape}; expected one label a row, shape (N,)")
+    if labels.dtype.kind not in "iuUSO":
+        raise DataError(f"{name}: labels of dtype {labels.dtype}; expected integers or strings")
+    return labels
+
+
+def _dataset_labels(dataset: Any) -> np.ndarray:
+    for attribute in ("targets", "labels"):
+        values = getattr(dataset, attribute, None)
+        if values is not None and len(values) == len(dataset):
+            return np.asarray(values.cpu() if isinstance(values, Tensor) else values)
+    return np.asarray([_plain(dataset[i][1]) for i in range(len(dataset))])
+
+
+def _distinct(labels: np.ndarray) -> tuple[Label, ...]:
+    """The labels in sorted order, as Python values."""
+    return tuple(_plain(label) for label in np.unique(labels))
+
+
+def _plain(label: Any) -> Label:
+    value = label.item() if isinstance(label, np.generic | Tensor) else label
+    return value if isinstance(value, str) else int(value)
+
+
+def _shape(piece: Piece) -> tuple[int, ...]:
+    if piece.train.is_array:
+        probe = piece.train.x[:1]
+        if len(probe) and piece.transform is not None:
+            first = _float_row(probe)
+            return tuple(piece.transform(first).shape[1:])
+        return tuple(piece.train.x.shape[1:])
+    return tuple(item_array(piece.train.x[0]).shape) if len(piece.train.labels) else ()
+
+
+def _float_row(x: Any) -> Tensor:
+    return torch.as_tensor(np.array(x), dtype=torch.float32)

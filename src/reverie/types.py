@@ -1,0 +1,392 @@
+"""The words of Reverie as protocols and small frozen values. Nothing here computes; everything else imports it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from reverie.device import Device
+from reverie.seeding import Randomness
+
+Scenario = Literal["task", "domain", "class"]
+Level = Literal["input", "latent"]
+Label: TypeAlias = str | int
+Losses: TypeAlias = dict[str, Tensor]
+State: TypeAlias = dict[str, Any]
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that one update sees together. The loss is sum_i weight_i * loss_i.
+
+    x: (B, ...) float32. y: (B,) int64 class index, (B, outputs) float32 soft scores (one distribution per softmax
+    group, scaled by the group's share), or None where nothing labels the rows. task: (B,) int64. weight: (B,) float32,
+    summing to 1. groups: (outputs,) int64, the softmax group that each output belongs to, -1 for an output that takes no
+    part; None: one softmax over all outputs. temperature: (B,) softmax temperature a row, or None for 1 everywhere.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    task: Tensor
+    weight: Tensor
+    groups: Tensor | None = None
+    temperature: Tensor | None = None
+    level: Level = "input"
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def to(self, device: torch.device) -> Batch:
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
+
+class Rows(Protocol):
+    """Training data of a task, a cache of features, a pooled replay set: anything that rows are drawn from."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64 on the CPU, known without reading the inputs."""
+        ...
+
+    def take(self, indices: Tensor) -> Batch:
+        """The rows at ``indices`` (B,) int64, each with weight 1 / B."""
+        ...
+
+    def chunks(self, size: int) -> Iterator[Batch]:
+        """All rows in order, at most ``size`` at a time."""
+        ...
+
+    def to(self, device: torch.device) -> Rows:
+        """The same rows, resident on ``device`` where they fit there as tensors."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recommended:
+    """What a stream recommends for the options that a user left at None, by option name.
+
+    ``solver`` and ``generator`` are options of a part (``{"name": "mlp", ...}``), made into parts by the tables.
+    """
+
+    solver: Mapping[str, Any] = field(default_factory=dict)
+    generator: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """What a learner may know before training: shapes, labels, scenario; no data.
+
+    ``classes`` holds the user's own labels; everywhere else a class is its index in this append-only list.
+    ``task_classes`` lists, for each task, the indices that occur in it; in the domain-incremental scenario all
+    tasks share the same classes. ``heads`` groups the outputs that are told apart when the task is given; it equals
+    ``task_classes`` but for a merged stream, which has one task and keeps the heads of the tasks in it.
+    ``value_range``: smallest and largest input value where that is known.
+    """
+
+    name: str
+    scenario: Scenario
+    input_shape: tuple[int, ...]
+    classes: tuple[Label, ...]
+    task_classes: tuple[tuple[int, ...], ...]
+    task_names: tuple[str, ...]
+    heads: tuple[tuple[int, ...], ...]
+    value_range: tuple[float, float] | None = None
+    recommended: Recommended = field(default_factory=Recommended)
+
+    @property
+    def outputs(self) -> int:
+        return len(self.classes)
+
+    @property
+    def tasks(self) -> int:
+        return len(self.task_classes)
+
+    def classes_until(self, task: int) -> tuple[int, ...]:
+        """Classes of tasks 0..task, in order of first appearance."""
+        return tuple(dict.fromkeys(c for classes in self.task_classes[: task + 1] for c in classes))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One part of a stream, as a learner sees it: no test rows."""
+
+    index: int
+    name: str
+    classes: tuple[int, ...]
+    train: Rows
+    validation: Rows | None = None
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Rows for evaluation alone: one column of the accuracy matrix. ``since``: the task that teaches them; ``head``:
+    the task number that a task-incremental prediction is given."""
+
+    __test__ = False  # not a test case, whatever its name
+
+    name: str
+    classes: tuple[int, ...]
+    rows: Rows
+    since: int
+    head: int
+
+
+class Stream(Protocol):
+    """An ordered set of tasks and what may be known about them beforehand."""
+
+    @property
+    def spec(self) -> StreamSpec: ...
+
+    @property
+    def checksums(self) -> Mapping[str, str]:
+        """Name and checksum of every data set inside."""
+        ...
+
+    @property
+    def tests(self) -> Sequence[TestSet]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Task: ...
+
+    def __iter__(self) -> Iterator[Task]: ...
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one purpose; its length is in steps or in epochs, one of the two."""
+
+    name: str
+    batch_size: int
+    steps: int | None = None
+    epochs: int | None = None
+    drop_last: bool = True
+
+    def length(self, rows: int) -> int:
+        """Steps of this phase over that many rows."""
+        if self.steps is not None:
+            return self.steps
+        return (self.epochs or 0) * self.steps_per_epoch(rows)
+
+    def steps_per_epoch(self, rows: int) -> int:
+        whole, rest = divmod(rows, self.batch_size)
+        # A task smaller than one batch is one batch: its rows must not vanish.
+        return max(whole, 1) if self.drop_last else whole + bool(rest)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """scores: (B, outputs) logits, softmaxed over the outputs that are asked for. Further fields where a method has them:
+    std (B, outputs); by_task (B, T, outputs); task_scores {criterion: (B, T)}."""
+
+    scores: Tensor
+    std: Tensor | None = None
+    by_task: Tensor | None = None
+    task_scores: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes by part. Persistent: what has to be kept between tasks. Working: what training needs on top of it."""
+
+    persistent: Mapping[str, int]
+    working: Mapping[str, int]
+    stores: Literal["none", "latents", "raw"] = "none"
+
+    @property
+    def persistent_bytes(self) -> int:
+        return sum(self.persistent.values())
+
+    @property
+    def working_bytes(self) -> int:
+        return sum(self.working.values())
+
+
+# --------------------------------------------------------------------------------------------- parts
+
+
+@runtime_checkable
+class Solver(Protocol):
+    """The network that answers."""
+
+    def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None: ...
+
+    def grow(self, outputs: int) -> None:
+        """Adds outputs up to that many; an output's initial weights depend on its class index alone."""
+        ...
+
+    def scores(self, x: Tensor) -> Tensor:
+        """(B, ...) -> (B, outputs) float32."""
+        ...
+
+    def loss(self, batch: Batch, scores: Tensor | None = None) -> Losses:
+        """Differentiable, weighted; ``scores`` are reused where the caller has them already."""
+        ...
+
+    def step(self, batch: Batch, scores: Tensor | None = None, penalty: Tensor | None = None) -> Losses: ...
+
+    def begin_task(self) -> None:
+        """Resets the optimiser if the optimiser's options say so."""
+        ...
+
+    def frozen(self) -> Solver:
+        """A weights-only copy in eval mode without gradients."""
+        ...
+
+    def num_bytes(self) -> int: ...
+
+    def working_bytes(self) -> int: ...
+
+    def flops(self, rows: int, train: bool = True) -> float: ...
+
+    def state(self) -> State: ...
+
+    def load(self, state: State) -> None: ...
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """A model that samples.
+
+    trains_by: "step" (gradients, batch by batch) or "fit" (all rows of a task at its end). own_phase: it is trained in a phase before the
+    solver's, of ``phase_steps`` steps. conditional: ``sample`` must be told the classes.
+    """
+
+    level: Level
+    trains_by: Literal["step", "fit"]
+    own_phase: bool
+    stores_real_samples: bool
+    conditional: bool
+
+    def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None: ...
+
+    def step(self, batch: Batch) -> Losses: ...
+
+    def fit(self, rows: Rows) -> None: ...
+
+    def sample(self, n: int, rng: torch.Generator, classes: Tensor | None = None) -> Batch:
+        """n samples, of the given classes (n,) where the generator is conditional; y is the intended class or None."""
+        ...
+
+    def begin_task(self) -> None: ...
+
+    def frozen(self) -> Generator: ...
+
+    def num_bytes(self) -> int: ...
+
+    def working_bytes(self) -> int: ...
+
+    def flops(self, rows: int, train: bool = True) -> float: ...
+
+    def state(self) -> State: ...
+
+    def load(self, state: State) -> None: ...
+
+
+class ReplaySource(Protocol):
+    """Where rehearsal rows come from."""
+
+    def sample(self, n: int, current: Batch | None = None) -> Batch: ...
+
+    def num_bytes(self) -> int: ...
+
+    def state(self) -> State: ...
+
+    def load(self, state: State) -> None: ...
+
+
+class Penalty(Protocol):
+    """A term of the solver's loss that protects what was learnt."""
+
+    def loss(self, solver: Solver) -> Tensor: ...
+
+    def after_step(self, solver: Solver) -> None: ...
+
+    def end_task(self, solver: Solver, rows: Rows) -> None: ...
+
+    def num_bytes(self) -> int: ...
+
+    def state(self) -> State: ...
+
+    def load(self, state: State) -> None: ...
+
+
+# ------------------------------------------------------------------------------------------ learners
+
+
+@runtime_checkable
+class Learner(Protocol):
+    """A method. The engine knows nothing else of it, and it never sees a test set."""
+
+    def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
+        """Makes networks and optimisers; once, before the first task."""
+        ...
+
+    def begin_task(self, task: Task) -> None: ...
+
+    def phases(self, task: Task | None) -> tuple[Phase, ...]:
+        """From options and sizes alone; ``task`` None asks for the phases after the last task."""
+        ...
+
+    def rows(self, phase: Phase, task: Task | None) -> Rows:
+        """What the phase draws from. Changes nothing; made again on resume."""
+        ...
+
+    def step(self, phase: Phase, batch: Batch) -> Losses:
+        """One update; named losses, detached, left on the device."""
+        ...
+
+    def finished(self, phase: Phase) -> bool:
+        """Early stopping, asked at the end of each epoch."""
+        ...
+
+    def end_phase(self, phase: Phase, task: Task | None) -> None:
+        """Freezing, closed-form fits, Fisher information; repeated whole if the process dies inside."""
+        ...
+
+    def end_task(self, task: Task) -> None: ...
+
+    def predict(self, x: Tensor, task: int | None = None) -> Prediction:
+        """Changes nothing."""
+        ...
+
+    def state(self) -> State: ...
+
+    def load(self, state: State) -> None: ...
+
+    def memory(self) -> Memory: ...
+
+    def flops(self, phase: Phase, task: Task | None) -> float:
+        """Floating-point operations of one step, from layer shapes; matrix products and convolutions only."""
+        ...
+
+    def probes(self) -> Sequence[Probe]: ...
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a probe saw: numbers for the table, arrays and images (N, C, H, W in [0, 1]) for the report, warnings."""
+
+    numbers: Mapping[str, float | list[float] | None] = field(default_factory=dict)
+    arrays: Mapping[str, Tensor] = field(default_factory=dict)
+    images: Mapping[str, Tensor] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+class Probe(Protocol):
+    """A measurement beyond accuracy, made after each task; it changes neither learner nor stream."""
+
+    name: str
+
+    def __call__(self, learner: Any, stream: Stream, task: Task, rng: Randomness) -> Finding: ...
