@@ -11,7 +11,12 @@ from collections.abc import Iterable, Sequence
 
 
 class ReverieError(Exception):
-    """Base of every error that Reverie raises on purpose; its text is meant for the user."""
+    """Base of every error that Reverie raises on purpose; its text is meant for the user.
+
+    exit_code: of the command; 2 before work has started, 1 once it has.
+    """
+
+    exit_code = 2
 
 
 class OptionsError(ReverieError, ValueError):

@@ -62,6 +62,8 @@ class Silent:
 class Interrupted(ReverieError):
     """The user asked to stop; the state is saved."""
 
+    exit_code = 130
+
 
 def batches(
     rows: Rows, phase: Phase, rng: Randomness, task: int, number: int, start: int = 0
@@ -111,10 +113,10 @@ class Loop:
             except Interrupted:
                 self.record.write_result("interrupted", self.stream.spec, self.tests)
                 raise
-            except StorageError:
-                raise
             except ReverieError as error:
-                self.record.write_result("failed", self.stream.spec, self.tests, str(error))
+                error.exit_code = 1
+                if not isinstance(error, StorageError):  # a disk that is full would refuse this too
+                    self.record.write_result("failed", self.stream.spec, self.tests, str(error))
                 raise
         return self.record.write_result("complete", self.stream.spec, self.tests)
 

@@ -1,0 +1,110 @@
+"""What the user sees while runs go on, and the table after them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+UNITS = ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "kB"))
+
+
+class Live:
+    """An observer that draws progress: a bar on a terminal, one line a task elsewhere."""
+
+    def __init__(self, console: Console, title: str, progress: Progress | None) -> None:
+        self.console, self.title, self.bar = console, title, progress
+        self.row = None if progress is None else progress.add_task(title, total=None, what="preparing")
+        self.where = ""
+
+    def phase_started(self, task: int, tasks: int, name: str, phase: str, steps: int, done: int) -> None:
+        self.where = f"task {task + 1}/{tasks} ({name}) {phase}" if task < tasks else f"after the last task: {phase}"
+        if self.bar is not None and self.row is not None:
+            self.bar.reset(self.row, total=steps, completed=done, description=self.title, what=self.where)
+
+    def progress(self, step: int, losses: Mapping[str, float]) -> None:
+        if self.bar is not None and self.row is not None:
+            shown = "  ".join(f"{name} {value:.3g}" for name, value in losses.items())
+            self.bar.update(self.row, completed=step, what=f"{self.where}  {shown}")
+
+    def evaluated(self, task: int, accuracy: Sequence[float | None]) -> None:
+        if self.bar is None:
+            seen = [value for value in accuracy if value is not None]
+            self.console.print(
+                f"{self.title}: after task {task + 1}: average accuracy {percent(sum(seen) / len(seen))} over {len(seen)} test sets",
+                highlight=False,
+            )
+        elif self.row is not None:
+            self.bar.update(self.row, what=f"after task {task + 1}")
+
+
+def make_progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("{task.fields[what]}"),
+        console=console,
+    )
+
+
+def result_table(results: Sequence[Mapping[str, Any]]) -> Table:
+    """One row a run: accuracy on each test set after the last task, average, forgetting, bytes kept, what is stored."""
+    first = results[0]
+    table = Table(
+        title=f"{first['stream']}, {first['scenario']}-incremental: accuracy in % after the last task",
+        title_justify="left",
+    )
+    table.add_column("learner", no_wrap=True)
+    if len({result["seed"] for result in results}) > 1:
+        table.add_column("seed", justify="right")
+    for name in first["tasks"]:
+        table.add_column(name, justify="right")
+    for name in ("average", "forgetting", "kept", "stores", "seconds"):
+        table.add_column(name, justify="left" if name == "stores" else "right", no_wrap=True)
+    for result in results:
+        table.add_row(*_cells(result, len(first["tasks"]), len({r["seed"] for r in results}) > 1))
+    return table
+
+
+def _cells(result: Mapping[str, Any], tasks: int, with_seed: bool) -> list[str]:
+    last = result["accuracy"][-1] if result["accuracy"] else [None] * tasks
+    summary, memory = result["summary"], result["memory"]
+    return [
+        result["learner"] + ("" if result["status"] == "complete" else f" ({result['status']})"),
+        *([str(result["seed"])] if with_seed else []),
+        *(percent(value) for value in last),
+        percent(summary["average_accuracy"]),
+        percent(summary["forgetting"]),
+        size(memory.get("persistent_bytes")),
+        {"raw": "raw data", "latents": "latents", "none": "no data"}.get(memory.get("stores", ""), "-"),
+        f"{result['cost']['seconds']:.0f}",
+    ]
+
+
+def percent(value: float | None) -> str:
+    """>>> percent(0.8765)
+    '87.7'
+    """
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def size(count: int | None) -> str:
+    """>>> size(4_278_736)
+    '4.1 MB'
+    """
+    if count is None:
+        return "-"
+    for unit, name in UNITS:
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} B"
+
+
+def print_json(value: object) -> None:
+    print(json.dumps(value, indent=2))

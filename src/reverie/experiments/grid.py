@@ -1,0 +1,78 @@
+"""Several runs: every learner with every seed, one folder each; what is finished is not run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from reverie.engine import Observer
+from reverie.experiments.config import RunConfig
+from reverie.experiments.runs import run_config
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid."""
+
+    title: str
+    config: RunConfig
+    folder: Path
+
+
+def grid(configs: Sequence[RunConfig], seeds: Sequence[int], out: Path) -> list[Cell]:
+    """A cell for every config and seed. A single one is ``out`` itself, several are folders in it, named by learner and seed."""
+    titles = _titles(configs)
+    cells = []
+    for title, config in zip(titles, configs, strict=True):
+        for seed in seeds:
+            alone = len(configs) * len(seeds) == 1
+            name = title if len(seeds) == 1 else f"{title}-seed{seed}"
+            values = {**config.to_dict(), "seed": seed}
+            cells.append(Cell(name, RunConfig.from_dict(values), out if alone else out / name))
+    return cells
+
+
+def run_grid(
+    cells: Sequence[Cell],
+    *,
+    workers: int = 1,
+    overwrite: bool = False,
+    observer: Callable[[Cell], Observer] | None = None,
+) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """Runs the cells, ``workers`` at a time in processes of their own, and gives each result as it comes.
+
+    Observers see the cells only where they run in this process (``workers`` 1).
+    """
+    if workers == 1:
+        for cell in cells:
+            yield (
+                cell,
+                dict(
+                    run_config(
+                        cell.config, cell.folder, overwrite=overwrite, observer=observer and observer(cell)
+                    ).result
+                ),
+            )
+        return
+    # Fresh interpreters: a forked torch with threads may hang.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        futures = {pool.submit(_run_cell, cell, overwrite): cell for cell in cells}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def _run_cell(cell: Cell, overwrite: bool) -> dict[str, Any]:
+    return dict(run_config(cell.config, cell.folder, overwrite=overwrite).result)
+
+
+def _titles(configs: Sequence[RunConfig]) -> list[str]:
+    """The learners' names, numbered where one occurs more than once."""
+    names = [config.learner["name"] for config in configs]
+    return [
+        name if names.count(name) == 1 else f"{name}-{names[:number].count(name) + 1}"
+        for number, name in enumerate(names)
+    ]

@@ -1,0 +1,58 @@
+"""Named, complete sets of options, as data. ``source`` says where the settings come from, ``cost`` what a run takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+NMI = "van de Ven, Tuytelaars and Tolias 2022, Nature Machine Intelligence 4:1185-1197"
+
+_SPLIT_MNIST = {"name": "split", "dataset": "mnist", "tasks": 5}
+_MLP = {"name": "mlp", "hidden": [400, 400]}
+_VAE = {"name": "vae", "hidden": [400, 400], "latent_dim": 100}
+_BUDGET = {"solver": _MLP, "steps": 2000, "batch_size": 128, "active_classes": "all"}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A config, whole; anything may be overridden after it."""
+
+    options: Mapping[str, Any]
+    source: str
+    cost: str
+
+
+def _split_mnist(learner: str, **options: Any) -> dict[str, Any]:
+    return {"stream": _SPLIT_MNIST, "scenario": "class", "learner": {"name": learner, **_BUDGET, **options}}
+
+
+PRESETS: dict[str, Preset] = {
+    "demo": Preset(
+        {
+            "stream": {"name": "split", "dataset": "digits", "tasks": 5},
+            "scenario": "class",
+            "learner": {"name": "generative-replay"},
+        },
+        "ours",
+        "some ten seconds on two cores",
+    ),
+    "split-mnist-naive": Preset(_split_mnist("naive"), NMI, "10,000 steps, half a minute"),
+    "split-mnist-joint": Preset(_split_mnist("joint", steps=10_000), NMI, "10,000 steps, half a minute"),
+    "split-mnist-generative-replay": Preset(
+        _split_mnist("generative-replay", generator=_VAE), NMI, "10,000 steps, 20.5 TFLOP, about two minutes"
+    ),
+    "split-mnist-generative-replay-distilled": Preset(
+        _split_mnist("generative-replay", generator=_VAE, distill=True),
+        NMI,
+        "10,000 steps, 20.5 TFLOP, about two minutes",
+    ),
+    "split-mnist-learning-without-forgetting": Preset(
+        _split_mnist("learning-without-forgetting"), NMI, "10,000 steps, a minute"
+    ),
+    "split-mnist-replay": Preset(
+        _split_mnist("replay", buffer={"name": "buffer", "budget": 100, "unit": "items-per-class"}),
+        NMI,
+        "10,000 steps, a minute",
+    ),
+}
