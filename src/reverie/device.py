@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -20,7 +20,7 @@ class Device:
     ``precision``: "float32", or "bf16" for matrix products in bfloat16 with float32 weights, losses and optimisers.
     """
 
-    torch_device: torch.device = torch.device("cpu")
+    torch_device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     precision: Precision = "float32"
 
     @classmethod

@@ -15,8 +15,8 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Hashable, Iterator, Mapping
+from typing import Any, TypeVar, cast
 
 import pydantic
 
@@ -30,7 +30,14 @@ class Part:
 
     def __post_init__(self) -> None:
         problems = Problems()
-        _validate(type(self), self.get_params(deep=False), "", problems)
+        params = self.get_params(deep=False)
+        _validate(type(self), params, "", problems)
+        for name, option in signature(type(self)).items():
+            if option.table is not None and isinstance(params[name], str | Mapping | bool | int | float):
+                problems.add(
+                    f"{name} = {params[name]!r}: expected a {option.table.kind} object; names and dictionaries are "
+                    "for from_options, files and the command line"
+                )
         if not problems.found:
             self.check(problems)
         problems.raise_as(OptionsError, f"{type(self).__name__} cannot be made")
@@ -61,7 +68,10 @@ class Part:
             else:
                 setattr(self, name, value)
         for name, inner in nested.items():
-            getattr(self, name).set_params(**inner)
+            part = getattr(self, name)
+            if not isinstance(part, Part):
+                raise OptionsError(f"{name} = {part!r}: has no options of its own to set: {', '.join(inner)}")
+            part.set_params(**inner)
         self.__post_init__()
         return self
 
@@ -136,9 +146,13 @@ class Table(Mapping[str, type]):
 _TABLES: dict[type, Table] = {}
 
 
-@functools.cache
 def signature(cls: type) -> dict[str, Option]:
     """The options of a part in order."""
+    return _signature(cast(Hashable, cls))
+
+
+@functools.cache
+def _signature(cls: Any) -> dict[str, Option]:
     hints = typing.get_type_hints(cls, include_extras=True)
     options = {}
     for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]:

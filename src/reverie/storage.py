@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from reverie.checks import StorageError
 
 SCHEMA = 1
+FILES = ("tensors.safetensors", "tree.json")
 
 Tree = Any
 
@@ -122,15 +123,23 @@ def has_tree(folder: Path) -> bool:
 
 
 def _read_checked(folder: Path) -> Tree:
-    manifest = read_json(folder / "manifest.json", "the list of checksums")
-    for name, digest in manifest["sha256"].items():
+    listing = folder / "manifest.json"
+    digests = read_json(listing, "the list of checksums").get("sha256")
+    if not isinstance(digests, dict) or set(digests) != set(FILES):
+        raise StorageError(f"the list of checksums must name {' and '.join(FILES)}: {listing}")
+    for name, digest in digests.items():
         file = folder / name
         if not file.exists():
             raise StorageError(f"{file} is missing")
         if sha256(file) != digest:
             raise StorageError(f"{file} is damaged: its checksum is not the one that was written")
     document = read_json(folder / "tree.json", "the saved state")
-    return _unflatten(document["tree"], load_file(folder / "tensors.safetensors"))
+    try:
+        return _unflatten(document["tree"], load_file(folder / "tensors.safetensors"))
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise StorageError(
+            f"{folder} does not hold a saved tree: tensors.safetensors and tree.json ({error})"
+        ) from error
 
 
 def _sibling(folder: Path, suffix: str) -> Path:
@@ -153,6 +162,8 @@ def _write_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 def _flatten(tree: Tree, path: str, tensors: dict[str, torch.Tensor]) -> Any:
     """The tree as JSON: tensors move to ``tensors`` and leave {"tensor": name}; other nodes say their kind."""
     if isinstance(tree, torch.Tensor):
+        while path in tensors:  # a key with a dot in it can spell the path of a nested one
+            path += "'"
         tensors[path] = tree
         return {"tensor": path}
     if isinstance(tree, dict):

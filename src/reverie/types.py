@@ -44,7 +44,9 @@ class Batch:
         return len(self.x)
 
     def to(self, device: torch.device) -> Batch:
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        moved: dict[str, Any] = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
         return replace(self, **moved)
 
 
@@ -230,6 +232,14 @@ class Solver(Protocol):
         """(B, ...) -> (B, outputs) float32."""
         ...
 
+    def training_scores(self, x: Tensor) -> Tensor:
+        """As ``scores``, in training mode and differentiable."""
+        ...
+
+    def encode(self, x: Tensor) -> Tensor:
+        """(B, ...) -> (B, width) features before the head."""
+        ...
+
     def loss(self, batch: Batch, scores: Tensor | None = None) -> Losses:
         """Differentiable, weighted; ``scores`` are reused where the caller has them already."""
         ...
@@ -331,6 +341,10 @@ class Learner(Protocol):
 
     def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
         """Makes networks and optimisers; once, before the first task."""
+        ...
+
+    def extend(self, spec: StreamSpec) -> None:
+        """Further tasks, and perhaps classes, have joined the stream; what was known of it before is unchanged."""
         ...
 
     def begin_task(self, task: Task) -> None: ...

@@ -61,7 +61,7 @@ def run(
     Several learners or seeds make a grid; what is finished is not run again. With no options at all: generative replay on
     handwritten digits, beside naive and joint training.
     """
-    settings = {
+    settings: dict[str, Any] = {
         "scenario": scenario,
         "device": device,
         "precision": precision,
@@ -115,14 +115,10 @@ def _run_all(cells: Sequence[Cell], workers: int, overwrite: bool, console: Cons
             if workers > 1:
                 console.print(f"{cell.title}: done", highlight=False)
     except ReverieError as error:
-        done = f"; {len(found)} of {len(cells)} runs are finished" if len(cells) > 1 else ""
-        again = (
-            "run the same command again to continue"
-            if len(cells) > 1
-            else f"reverie resume {cells[0].folder} continues"
-        )
-        if getattr(error, "exit_code", None) == 130:
-            error.args = (f"{error}{done}; {again}",)
+        if getattr(error, "exit_code", None) == 130 and len(cells) > 1:
+            error.args = (
+                f"{error}; {len(found)} of {len(cells)} runs are finished; run the same command again to continue them all",
+            )
         raise
     finally:
         if bar is not None:
@@ -148,7 +144,8 @@ def _configs(base: dict[str, Any], override: dict[str, Any], learners: Sequence[
     if learners and not base and not override and not _dotted and tuple(learners) == DEMONSTRATION:
         base = {"stream": {"name": "split-digits"}}
     configs = []
-    for name in learners or [None]:
+    names: list[str | None] = [*learners] or [None]
+    for name in names:
         values = merged(base, override)
         if name is not None:
             values = merged(values, {"learner": {"name": name}})

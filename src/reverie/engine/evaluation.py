@@ -48,6 +48,7 @@ def _accuracy(learner: Learner, test: TestSet, head: int | None, device: Device)
     with torch.no_grad():
         for chunk in test.rows.chunks(CHUNK):
             chunk = chunk.to(device.torch_device)
+            assert chunk.y is not None
             scores = learner.predict(chunk.x, head).scores
-            correct += (scores.argmax(dim=1) == chunk.y).sum()
+            correct += torch.eq(scores.argmax(dim=1), chunk.y).sum()
     return int(correct) / len(test.rows)

@@ -34,7 +34,8 @@ class Settings:
 
 @dataclass(frozen=True)
 class Cursor:
-    """What is done. ``phase`` None: the task has not begun. Otherwise it has, the phases before are ended, and ``step`` steps of this one are done."""
+    """What is done. ``phase`` None: the task has not begun. Otherwise it has, the phases before are ended, and ``step`` steps of
+    this one are done."""
 
     task: int = 0
     phase: int | None = None
@@ -104,11 +105,16 @@ class Loop:
 
     # ------------------------------------------------------------------ the main path
 
-    def run(self) -> dict[str, Any]:
-        """Trains to the end and returns the result. Raises Interrupted, TrainingError or StorageError; earlier results stay readable."""
+    def run(self, start: Cursor | None = None) -> dict[str, Any]:
+        """Trains to the end and returns the result; ``start``: where a learner begins that knows earlier tasks already.
+
+        Raises Interrupted, TrainingError or StorageError; earlier results stay readable.
+        """
+        self.cursor = start or self.cursor
         with self._interruptible(), torch.random.fork_rng(devices=[]):
             try:
-                self.resume()
+                if not self.resume():
+                    self.record.start_over()
                 self._train()
             except Interrupted:
                 self.record.write_result("interrupted", self.stream.spec, self.tests)
@@ -148,7 +154,10 @@ class Loop:
         self.observer.phase_started(number, len(self.stream), name, phase.name, steps, start)
         flops = learner.flops(phase, task)
         began = time.perf_counter()
-        for step, batch in batches(rows, phase, rng, number, index, start):
+        stopped = start > 0 and start % per_epoch == 0 and learner.finished(phase)  # saved just before the phase's end
+        if stopped:
+            record.read_losses(number, name, phase.name, start)
+        for step, batch in () if stopped else batches(rows, phase, rng, number, index, start):
             rng.position = Position(number, index, step)
             torch.manual_seed(derived_seed(rng.seed, "torch", number, index, step))  # dropout in a user's module
             record.add_step(learner.step(phase, batch), len(batch), flops)
@@ -194,11 +203,11 @@ class Loop:
         self.saved_at = time.monotonic()
         self.steps_at_save = self.record.steps
 
-    def resume(self) -> None:
-        """Continues from the folder's checkpoint, if there is one."""
+    def resume(self) -> bool:
+        """Continues from the folder's checkpoint, if there is one; says whether there was."""
         folder = self.record.folder
         if folder is None or not has_tree(folder / "checkpoint"):
-            return
+            return False
         messages: list[str] = []
         state = read_tree(folder / "checkpoint", messages.append)
         self.cursor = Cursor(**state["cursor"])
@@ -207,6 +216,7 @@ class Loop:
         self.steps_at_save = self.record.steps
         for message in messages:
             self.record.warn(message)
+        return True
 
     def _due(self) -> bool:
         every = self.settings.checkpoint_steps
@@ -216,8 +226,12 @@ class Loop:
 
     def _save_and_stop_if_asked(self) -> None:
         self.save()
+        if self.stop and self.record.folder is None:
+            raise Interrupted("stopped on request; nothing was saved, for this run has no folder")
         if self.stop:
-            raise Interrupted("stopped on request; everything so far is saved")
+            raise Interrupted(
+                f"stopped on request; everything so far is saved, reverie resume {self.record.folder} continues"
+            )
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

@@ -109,7 +109,7 @@ class Record:
         )
 
     def add_finding(self, task: int, probe: str, finding: Finding) -> None:
-        entry = {"task": task, "probe": probe, "numbers": {key: value for key, value in finding.numbers.items()}}
+        entry = {"task": task, "probe": probe, "numbers": dict(finding.numbers)}
         self.findings.append(entry)
         self._line({"kind": "finding", **entry})
         for message in finding.warnings:
@@ -203,6 +203,14 @@ class Record:
             "written": self._written,
         }
 
+    def start_over(self) -> None:
+        """Drops what a process wrote that died before its first checkpoint: it will be written again."""
+        if self.folder is not None:
+            try:
+                (self.folder / "metrics.jsonl").unlink(missing_ok=True)
+            except OSError as error:
+                raise StorageError(f"cannot write {self.folder / 'metrics.jsonl'}: {error}") from error
+
     def load(self, state: dict[str, Any], device: torch.device) -> None:
         pending = {name: values.to(device) for name, values in state["pending"].items()}
         count = len(next(iter(pending.values()))) if pending else 0
@@ -272,7 +280,7 @@ def peak_memory_bytes() -> int:
 def environment(checksums: Mapping[str, str], device: str) -> dict[str, Any]:
     """What a run depends on besides its options."""
 
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in ("reverie", "torch", "numpy", "scikit-learn"):
         try:
             versions[package] = version(package)

@@ -17,14 +17,14 @@ from torch import Tensor
 
 from reverie.checks import DataError, NotReadyError, OptionsError, StorageError
 from reverie.device import Device
-from reverie.engine import Loop, Observer, Record, checkpoint_state, environment
+from reverie.engine import Cursor, Loop, Observer, Record, checkpoint_state, environment
 from reverie.experiments.config import RunConfig, differences, read_yaml, same_run
 from reverie.learners import LEARNERS, with_recommended
 from reverie.options import Part, from_options, to_options
 from reverie.seeding import Position, Randomness
 from reverie.storage import read_json, write_json
 from reverie.streams import STREAMS, ArrayStream
-from reverie.types import Learner, StreamSpec
+from reverie.types import Learner, Stream, StreamSpec
 
 CHUNK = 2048
 
@@ -38,6 +38,7 @@ class Run:
     learner: Any
     spec: StreamSpec
     device: Device
+    config: Mapping[str, Any]
 
     @property
     def accuracy(self) -> list[list[float | None]]:
@@ -46,7 +47,7 @@ class Run:
 
     @property
     def summary(self) -> Mapping[str, float | None]:
-        return self.result["summary"]  # type: ignore[no-any-return]
+        return self.result["summary"]
 
     def predict(self, x: np.ndarray | Tensor, task: int | None = None) -> np.ndarray:
         """The user's own labels (N,) for inputs (N, ...) like the training data: uint8, or floats in the same range.
@@ -78,7 +79,32 @@ class Run:
             if label not in self.spec.classes:
                 raise DataError(f"label = {label!r}: not one of {list(self.spec.classes)}")
             classes = torch.full((n,), self.spec.classes.index(label), device=self.device.torch_device)
-        return model.sample(n, rng, classes).x.cpu().numpy()  # type: ignore[no-any-return]
+        return model.sample(n, rng, classes).x.cpu().numpy()
+
+    def learn(
+        self,
+        x: np.ndarray | Tensor,
+        y: Any,
+        x_test: np.ndarray | Tensor | None = None,
+        y_test: Any = None,
+        *,
+        name: str | None = None,
+        out: str | Path | None = None,
+        observer: Observer | None = None,
+    ) -> Run:
+        """Learns one more task on top of what the run knows, and returns the run after it; this one is not to be used any more.
+
+        x: (N, ...) like the earlier data; y: (N,) labels, old or new; without test rows a fifth of the rows is held out. out: a
+        new folder (the old one stays as it is). How much of the past survived shows in ``result["findings"]`` (agreement with the
+        former solver on replay) and, where it is low, in ``result["warnings"]``.
+        """
+        arrays = (x, y) if x_test is None else (x, y, x_test, y_test)
+        given = {"stream": {"name": self.spec.name, "given": "from Python"}, "learner": to_options(self.learner)}
+        config = RunConfig(**{**self.config, **given})
+        stream = ArrayStream.continued(self.spec, arrays, name=name, seed=config.seed)
+        self.learner.extend(stream.spec)
+        loop = _loop(self.learner, stream, self.learner.rng, self.device, config, observer)
+        return _trained(loop, config, Path(out) if out is not None else None, False, Cursor(self.spec.tasks))
 
     def _checked(self, x: np.ndarray | Tensor, task: int | None) -> Tensor:
         spec = self.spec
@@ -155,26 +181,29 @@ def run_config(
         stream = stream.merged()
     learner = with_recommended(learner, stream.spec)
     config = replace(config, learner=to_options(learner))
-    folder = Path(out) if out is not None else None
     rng = Randomness(config.seed, device.torch_device)
     learner.build(stream.spec, rng, device)
+    loop = _loop(learner, stream, rng, device, config, observer)
+    return _trained(loop, config, Path(out) if out is not None else None, overwrite)
+
+
+def _loop(
+    learner: Any, stream: ArrayStream, rng: Randomness, device: Device, config: RunConfig, observer: Observer | None
+) -> Loop:
+    return Loop(learner, stream, rng, device, Record(None, _facts(config)), config.settings(), observer)
+
+
+def _trained(loop: Loop, config: RunConfig, folder: Path | None, overwrite: bool, start: Cursor | None = None) -> Run:
+    """Runs the loop, in a folder if there is one; a finished run that the folder holds is only read."""
+    spec, learner, device = loop.stream.spec, loop.learner, loop.device
     if folder is None:
-        record = Record(None, _facts(config))
-        return Run(
-            None,
-            Loop(learner, stream, rng, device, record, config.settings(), observer).run(),
-            learner,
-            stream.spec,
-            device,
-        )
+        return Run(None, loop.run(start), learner, spec, device, vars(config))
     with _locked(folder):
-        finished = _prepare(folder, config, stream, device, overwrite)
-        record = Record(folder, _facts(config))
-        loop = Loop(learner, stream, rng, device, record, config.settings(), observer)
+        finished = _prepare(folder, config, loop.stream, device, overwrite)
+        loop.record.folder = folder
         if finished is not None:
             loop.resume()
-            return Run(folder, finished, learner, stream.spec, device)
-        return Run(folder, loop.run(), learner, stream.spec, device)
+        return Run(folder, finished or loop.run(start), learner, spec, device, vars(config))
 
 
 def resume(folder: str | Path, observer: Observer | None = None, **changes: Any) -> Run:
@@ -197,7 +226,7 @@ def load(folder: str | Path, device: str = "cpu") -> Run:
     state = checkpoint_state(folder)
     learner.load(state["learner"])
     rng.position = Position(spec.tasks)
-    return Run(folder, result, learner, spec, place)
+    return Run(folder, result, learner, spec, place, {key: value for key, value in config.items() if key != "schema"})
 
 
 def complete(folder: Path, config: RunConfig) -> bool:
@@ -233,9 +262,7 @@ def _facts(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _prepare(
-    folder: Path, config: RunConfig, stream: ArrayStream, device: Device, overwrite: bool
-) -> dict[str, Any] | None:
+def _prepare(folder: Path, config: RunConfig, stream: Stream, device: Device, overwrite: bool) -> dict[str, Any] | None:
     """Readies the folder; returns the result if it already holds this run, finished. Never touches another run unless told to."""
     path = folder / "config.yaml"
     if path.exists():

@@ -3,14 +3,15 @@
 from reverie.generators.oracle import Oracle
 from reverie.generators.training import train
 from reverie.generators.vae import VAE
+from reverie.generators.wgan_gp import WGANGP
 from reverie.options import Table
 from reverie.types import Generator
 
 GENERATORS = Table(
     "generator",
     Generator,
-    {"vae": VAE, "oracle": Oracle},
+    {"vae": VAE, "wgan-gp": WGANGP, "oracle": Oracle},
     aliases={"conditional-vae": {"name": "vae", "conditional": True}},
 )
 
-__all__ = ["GENERATORS", "VAE", "Oracle", "train"]
+__all__ = ["GENERATORS", "VAE", "WGANGP", "Oracle", "train"]

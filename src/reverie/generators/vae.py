@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import Field
@@ -102,7 +102,9 @@ class VAE(Part):
         Literal["mean", "sum"],
         Field(description="terms of a row divided by the number of input units, or summed (nats)"),
     ] = "mean"
-    kl_weight: Annotated[float, Field(ge=0, description="weight of the KL term (beta)")] = 1.0
+    kl_weight: Annotated[float | None, Field(ge=0, description="weight of the KL term; None: the stream's, or 1")] = (
+        None
+    )
     conditional: Annotated[
         bool, Field(description="class code joined to encoder features and z, so that a class can be asked for")
     ] = False
@@ -125,6 +127,7 @@ class VAE(Part):
         self._check_range(spec)
         self.outputs = spec.outputs if self.conditional else 0
         self.latent = self.latent_dim or 100
+        self._kl_weight = 1.0 if self.kl_weight is None else self.kl_weight
         with rng.global_torch("generator weights"):
             module = self._module(spec.input_shape)
         self.network = Network(module, self.optimiser, device)
@@ -134,17 +137,21 @@ class VAE(Part):
         self._encoder_costs = multiplications(_Fixed(module.encoder, one), spec.input_shape)
         self._decoder_costs = multiplications(module.decoder, (self.latent + self.outputs,))
 
+    @property
+    def module(self) -> Autoencoder:
+        return cast(Autoencoder, self.network.module)
+
     def loss(self, batch: Batch) -> Losses:
         """reconstruction and kl, weighted over the rows; their sum is what ``step`` descends."""
         noise = torch.randn(len(batch), self.latent, generator=self.rng("generator noise"), device=batch.x.device)
         with self.network.training(), self.device.autocast():
-            decoded, mean, log_variance = self.network.module(batch.x, self._code(batch.y, len(batch)), noise)
+            decoded, mean, log_variance = self.module(batch.x, self._code(batch.y, len(batch)), noise)
         scale = 1 / math.prod(self.spec.input_shape) if self.reduction == "mean" else 1.0
         reconstruction = self.reconstruction(decoded.float(), batch.x)
         kl = kl_to_standard_normal(mean.float(), log_variance.float())
         return {
             "reconstruction": scale * (batch.weight * reconstruction).sum(),
-            "kl": scale * self.kl_weight * (batch.weight * kl).sum(),
+            "kl": scale * self._kl_weight * (batch.weight * kl).sum(),
         }
 
     def step(self, batch: Batch) -> Losses:
@@ -163,7 +170,7 @@ class VAE(Part):
         """Evidence lower bound of log p(x) in nats a row (B,), one draw of z each."""
         noise = torch.randn(len(x), self.latent, generator=rng, device=x.device)
         with torch.no_grad(), self.device.autocast():
-            decoded, mean, log_variance = self.network.module(x, self._code(y, len(x)), noise)
+            decoded, mean, log_variance = self.module(x, self._code(y, len(x)), noise)
         constant = 0.0 if self.likelihood == "bernoulli" else 0.5 * math.log(2 * math.pi) * x[0].numel()
         return -(
             self.reconstruction(decoded.float(), x)
@@ -183,7 +190,7 @@ class VAE(Part):
                 raise OptionsError("classes = None: a conditional generator must be told which classes to draw")
             z = torch.cat([z, self._code(classes, n)], dim=1)  # type: ignore[list-item]
         with torch.no_grad(), self.device.autocast():
-            decoded = self.network.module.decoder(z).float()
+            decoded = self.module.decoder(z).float()
         x = torch.sigmoid_(decoded) if self.likelihood == "bernoulli" else decoded
         where = torch.zeros(n, dtype=torch.int64, device=device)
         return Batch(x, classes if self.conditional else None, where, torch.full((n,), 1 / n, device=device))
@@ -196,7 +203,17 @@ class VAE(Part):
 
     def frozen(self) -> VAE:
         twin = self.clone()
-        for name in ("spec", "rng", "device", "outputs", "latent", "trained", "_encoder_costs", "_decoder_costs"):
+        for name in (
+            "spec",
+            "rng",
+            "device",
+            "outputs",
+            "latent",
+            "trained",
+            "_kl_weight",
+            "_encoder_costs",
+            "_decoder_costs",
+        ):
             setattr(twin, name, getattr(self, name))
         twin.network = self.network.frozen()
         return twin

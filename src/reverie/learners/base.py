@@ -58,6 +58,9 @@ class SolverLearner(Part):
         self.rows_before = 0
         self.rows_now = 0
 
+    def extend(self, spec: StreamSpec) -> None:
+        self.spec = spec
+
     def begin_task(self, task: Task) -> None:
         self.network.begin_task()
         self.network.grow(self.spec.outputs)
@@ -95,7 +98,7 @@ class SolverLearner(Part):
         with torch.no_grad():
             scores = self.network.scores(x)
         allowed = self.spec.heads[task] if task is not None else self._taught()
-        hidden = torch.ones(self.spec.outputs, dtype=torch.bool)
+        hidden = torch.ones(scores.shape[1], dtype=torch.bool)
         hidden[list(allowed)] = False
         return Prediction(scores.masked_fill(hidden.to(scores.device), float("-inf")))
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional
 
 from reverie.checks import OptionsError, Problems
 from reverie.device import Device
@@ -74,13 +75,21 @@ class GenerativeReplay(SolverLearner):
 
     def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
         super().build(spec, rng, device)
-        self.model: Generator = self.generator if self.generator is not None else VAE()
+        self.model: Generator = cast(Generator, self.generator or VAE())
         if self.labels != "solver" and not (self.model.conditional or self.model.stores_real_samples):
             raise OptionsError(
                 f"labels = {self.labels!r}: needs a conditional generator, such as generator = 'conditional-vae'"
             )
         self.model.build(spec, rng, device)
         self.scholar: Scholar | None = None
+
+    def extend(self, spec: StreamSpec) -> None:
+        if self.model.conditional and spec.outputs > self.spec.outputs:
+            raise OptionsError(
+                f"the conditional generator was made for {self.spec.outputs} classes and cannot take on more; "
+                "train with an unconditional one, or name all classes at the start"
+            )
+        super().extend(spec)
 
     def begin_task(self, task: Task) -> None:
         # The copy is made before anything of the new task can touch solver or generator.
@@ -170,6 +179,8 @@ class GenerativeReplay(SolverLearner):
         form = "soft" if self.distill else "hard"
 
         def answer(scores: Tensor) -> Tensor:
+            # The frozen solver may be from before some outputs joined: they get no probability.
+            scores = functional.pad(scores, (0, self.spec.outputs - scores.shape[1]), value=float("-inf"))
             return targets(scores, groups, seen, form, self.temperature)  # type: ignore[arg-type]
 
         return Labelling(self.labels, seen.nonzero().flatten(), answer, self.temperature if self.distill else None)

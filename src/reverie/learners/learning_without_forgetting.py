@@ -7,6 +7,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
+from torch.nn import functional
 
 from reverie.device import Device
 from reverie.learners.base import SolverLearner, prefixed
@@ -47,7 +48,9 @@ class LearningWithoutForgetting(SolverLearner):
         if self.past is None or r == 1:
             return super().step(phase, batch)
         with torch.no_grad():
-            y = targets(self.past.scores(batch.x), self.past_groups, self.seen, "soft", self.temperature)
+            answers = self.past.scores(batch.x)
+            answers = functional.pad(answers, (0, self.spec.outputs - answers.shape[1]), value=float("-inf"))
+            y = targets(answers, self.past_groups, self.seen, "soft", self.temperature)
         weight = batch.weight * (self.temperature**2 if self.temperature_squared else 1.0)
         old = replace(batch, y=y, weight=weight, temperature=torch.full_like(batch.weight, self.temperature))
         both = replace(mix(batch, old, r, self.spec.outputs), groups=self.groups)

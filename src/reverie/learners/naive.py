@@ -33,6 +33,10 @@ class Cumulative(SolverLearner):
         self.kept = Buffer(budget=None, strategy="class-balanced")
         self.kept.build(spec, rng)
 
+    def extend(self, spec: StreamSpec) -> None:
+        super().extend(spec)
+        self.kept.extend(spec)
+
     def rows(self, phase: Phase, task: Task | None) -> Rows:
         assert task is not None
         if len(self.kept.x) == 0:

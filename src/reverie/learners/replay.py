@@ -27,6 +27,10 @@ class Replay(SolverLearner):
         super().build(spec, rng, device)
         self.buffer.build(spec, rng)
 
+    def extend(self, spec: StreamSpec) -> None:
+        super().extend(spec)
+        self.buffer.extend(spec)
+
     def step(self, phase: Phase, batch: Batch) -> Losses:
         r = importance(self.importance, self.task, self.rows_now, self.rows_before)
         if r < 1:

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -47,6 +48,12 @@ class Head(nn.Module):
         self.weight = nn.Parameter(torch.cat([self.weight.detach(), fresh[:, :-1]]))
         self.bias = nn.Parameter(torch.cat([self.bias.detach(), fresh[:, -1]]))
 
+    def restart(self, outputs: int) -> None:
+        """As new, with that many outputs; for state that was saved when there were fewer."""
+        self.weight = nn.Parameter(self.weight.detach()[:0])
+        self.bias = nn.Parameter(self.bias.detach()[:0])
+        self.grow(outputs)
+
     def _initial(self, index: int) -> Tensor:
         bound = 1 / math.sqrt(self.width)
         return torch.empty(self.width + 1).uniform_(-bound, bound, generator=generator(self.seed, "head", index))
@@ -58,7 +65,7 @@ class Head(nn.Module):
 def mlp(sizes: Sequence[int], last_activation: bool = False) -> nn.Sequential:
     """Linear layers of the given widths with ReLU between them, and after the last one on request."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in pairwise(sizes):
         layers += [Linear(inputs, outputs), nn.ReLU()]
     return nn.Sequential(*layers[: None if last_activation else -1])
 
@@ -71,7 +78,7 @@ def conv_stack(
     channels: one more than strides, the first being the input's.
     """
     layers: list[nn.Module] = []
-    pairs = list(zip(channels, channels[1:], strict=False))
+    pairs = list(pairwise(channels))
     for index, ((inputs, outputs), stride) in enumerate(zip(pairs, strides, strict=True)):
         layers.append(nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2))
         if not (plain_last and index == len(pairs) - 1):
@@ -82,7 +89,7 @@ def conv_stack(
 def deconv_stack(channels: Sequence[int], batch_norm: bool = True) -> nn.Sequential:
     """Transposed convolutions (kernel 4, stride 2), each doubling height and width; the last one is linear."""
     layers: list[nn.Module] = []
-    pairs = list(zip(channels, channels[1:], strict=False))
+    pairs = list(pairwise(channels))
     for index, (inputs, outputs) in enumerate(pairs):
         layers.append(nn.ConvTranspose2d(inputs, outputs, 4, 2, padding=1))
         if index < len(pairs) - 1:
@@ -177,7 +184,7 @@ def multiplications(module: nn.Module, shape: Sequence[int]) -> list[int]:
 
     twin = copy.deepcopy(module).cpu().eval()
     for layer in twin.modules():
-        layer.register_forward_hook(count)  # type: ignore[arg-type]
+        layer.register_forward_hook(count)
     with torch.no_grad():
         twin(torch.zeros(1, *shape))
     return counts

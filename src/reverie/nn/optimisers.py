@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from reverie.options import Part, Table
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
 
 @runtime_checkable
 class Optimiser(Protocol):
@@ -28,7 +30,7 @@ class Adam(Part):
     """Adam (Kingma and Ba, 2015), fused; moments live through all tasks unless ``reset_each_task``."""
 
     learning_rate: Annotated[float | None, Field(gt=0, description="step size; None: the stream's, or 0.001")] = None
-    betas: Annotated[tuple[float, float], Field(description="decay of the two moments, each in [0, 1)")] = (0.9, 0.999)
+    betas: Annotated[tuple[Decay, Decay], Field(description="decay of the two moments, each in [0, 1)")] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0, description="L2 penalty added to the gradient")] = 0.0
     reset_each_task: Annotated[bool, Field(description="forget the moments at the start of each task")] = False
 
@@ -75,8 +77,10 @@ def _padded(values: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
     """Moments of a head that has grown since: zeros for the new rows."""
 
     def pad(value: Any) -> Any:
-        if not isinstance(value, Tensor) or value.dim() == 0 or value.shape == parameter.shape:
+        if not isinstance(value, Tensor):
             return value
+        if value.dim() == 0 or value.shape == parameter.shape:
+            return value.clone()  # or two optimisers would write to the same moments
         grown = torch.zeros_like(parameter)
         grown[: len(value)] = value
         return grown

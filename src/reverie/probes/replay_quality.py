@@ -20,7 +20,8 @@ class ReplayQuality:
     """For learners with a scholar.
 
     histogram: share of each class among the labels of replay, (outputs,). label_agreement: share of replayed rows
-    whose label is that of most of their 5 nearest real test images, a reference that no training touches.
+    whose label is that of most of their 5 nearest real test images, a reference that no training touches (None where no
+    earlier test set is at hand).
     solver_agreement: share on which the updated solver answers as the frozen one; a warning below ``threshold``.
     images: samples of the live generator, which the next task will rehearse.
     """
@@ -49,7 +50,7 @@ class ReplayQuality:
         old = list(spec.classes_until(task.index - 1))
         agreement = float((frozen[:, old].argmax(1) == live[:, old].argmax(1)).float().mean())
         histogram = torch.bincount(labels, minlength=spec.outputs).float() / len(labels)
-        warnings = ()
+        warnings: tuple[str, ...] = ()
         if agreement < self.threshold:
             warnings = (
                 f"task {task.name!r}: the solver agrees with the one before on {agreement:.0%} of replay, below {self.threshold:.0%}; "
@@ -66,8 +67,10 @@ class ReplayQuality:
             warnings=warnings,
         )
 
-    def _label_agreement(self, x: Tensor, labels: Tensor, stream: Stream, task: Task) -> float:
+    def _label_agreement(self, x: Tensor, labels: Tensor, stream: Stream, task: Task) -> float | None:
         past = [test for test in stream.tests if test.since < task.index]
+        if not past:
+            return None
         each = max(REFERENCE_ROWS // len(past), 1)
         real = [_spread(test.rows, each) for test in past]
         reference = KNeighborsClassifier(n_neighbors=min(5, sum(len(y) for _, y in real)))

@@ -43,6 +43,7 @@ class Buffer(Part):
 
     def build(self, spec: StreamSpec, rng: Randomness) -> None:
         self.rng = rng
+        self.choice = Randomness(rng.seed)  # rows are chosen on the CPU, whatever the device
         self.spec = spec
         self.x = torch.empty(0, *spec.input_shape, dtype=torch.uint8)
         self.y = torch.empty(0, dtype=torch.int64)
@@ -51,6 +52,11 @@ class Buffer(Part):
         keys = {(head, c) for head, classes in enumerate(spec.heads) for c in classes}
         self.check_budget(len(keys))
 
+    def extend(self, spec: StreamSpec) -> None:
+        """Classes have joined; raises OptionsError when the budget is too small for them."""
+        self.spec = spec
+        self.check_budget(len({(head, c) for head, classes in enumerate(spec.heads) for c in classes}))
+
     def capacity(self) -> int | None:
         """Rows that the whole buffer may hold; None for one budget a class, or no limit."""
         if self.budget is None or self.unit == "items-per-class":
@@ -58,15 +64,13 @@ class Buffer(Part):
         return self.budget if self.unit == "items" else self.budget // self._row_bytes()
 
     def _row_bytes(self) -> int:
-        return (
-            self.x[0:1].numel() * self.x.element_size()
-            if len(self.x)
-            else _numel(self.spec.input_shape) * self.x.element_size()
-        )
+        """Of the input, the label and the task number: what ``num_bytes`` counts."""
+        labels = self.y.element_size() + self.task.element_size()
+        return _numel(self.spec.input_shape) * self.x.element_size() + labels
 
     def add_task(self, rows: Rows, task: int, solver: Solver) -> None:
         """Takes in a finished task: each of its rows is offered once, in random order."""
-        order = torch.randperm(len(rows), generator=self.rng.at("buffer order", task))
+        order = torch.randperm(len(rows), generator=self.choice.at("buffer order", task))
         if self.strategy == "reservoir":
             self._add_reservoir(rows, order, task)
         else:
@@ -87,7 +91,7 @@ class Buffer(Part):
         return {"x": self.x, "y": self.y, "task": self.task, "seen": dict(self.seen)}
 
     def load(self, state: State) -> None:
-        self.x, self.y, self.task = state["x"], state["y"], state["task"]
+        self.x, self.y, self.task = (state[name].clone() for name in ("x", "y", "task"))  # a reservoir writes to them
         self.seen = dict(state["seen"])
 
     # ------------------------------------------------------------------ filling
@@ -96,12 +100,16 @@ class Buffer(Part):
         capacity = self.capacity()
         if self.budget is not None and self.unit == "items-per-class":
             capacity = self.budget * len({(t, c) for t, cs in enumerate(self.spec.heads) for c in cs})
-        seen = self.seen.get("all", 0)
+        seen, dtype = self.seen.get("all", 0), self.x.dtype
         if capacity is None:
             chosen, slots = torch.arange(len(rows)), torch.arange(seen, seen + len(rows))
         else:
-            chosen, slots = reservoir_slots(seen, len(rows), capacity, self.rng.at("reservoir", task))
+            chosen, slots = reservoir_slots(seen, len(rows), capacity, self.choice.at("reservoir", task))
         x, y, where = self._read(rows, order[chosen], task)
+        if self.x.dtype != dtype and self.unit == "bytes":  # rows turned out to need more bytes: fewer fit
+            keep = torch.randperm(len(self.x), generator=self.choice.at("smaller reservoir", task))[: self.capacity()]
+            self.x, self.y, self.task = self.x[keep], self.y[keep], self.task[keep]
+            return self._add_reservoir(rows, order, task)
         length = max(len(self.x), int(slots.max()) + 1 if len(slots) else 0)
         self._resize(length)
         self.x[slots], self.y[slots], self.task[slots] = x, y, where
@@ -155,12 +163,10 @@ class Buffer(Part):
 
     def _features(self, rows: Rows, index: Tensor, solver: Solver) -> Tensor:
         """Unit-length features of the solver, as iCaRL uses them."""
-        encode = getattr(solver, "encode", None)
         parts = []
         for part in index.split(CHUNK):
-            x = rows.take(part).x
             with torch.no_grad():
-                parts.append((encode(x) if encode is not None else x).flatten(1).cpu())
+                parts.append(solver.encode(rows.take(part).x).flatten(1).cpu())
         return torch.nn.functional.normalize(torch.cat(parts), dim=1)
 
     def _resize(self, length: int) -> None:

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, cast
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -66,23 +66,27 @@ class Classifier(Part):
         self.multiplications = multiplications(module, spec.input_shape)
         self.network = Network(module, self.optimiser, device)
 
+    @property
+    def module(self) -> EncoderAndHead:
+        return cast(EncoderAndHead, self.network.module)
+
     def grow(self, outputs: int) -> None:
-        if outputs > self.network.module.head.outputs:
-            self.network.change(lambda module: module.head.grow(outputs))
+        if outputs > self.module.head.outputs:
+            self.network.change(lambda module: cast(EncoderAndHead, module).head.grow(outputs))
 
     def scores(self, x: Tensor) -> Tensor:
         with self.device.autocast():
-            return self.network.module(x).float()
+            return self.module(x).float()
 
     def training_scores(self, x: Tensor) -> Tensor:
         """As ``scores``, in training mode (dropout and batch statistics live) and differentiable."""
         with self.network.training(), self.device.autocast():
-            return self.network.module(x).float()
+            return self.module(x).float()
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, ...) -> (B, width) features before the head."""
         with self.device.autocast():
-            return self.network.module.encoder(x).float()
+            return self.module.encoder(x).float()
 
     def loss(self, batch: Batch, scores: Tensor | None = None) -> Losses:
         scores = self.training_scores(batch.x) if scores is None else scores
@@ -120,7 +124,9 @@ class Classifier(Part):
         return self.network.state()
 
     def load(self, state: State) -> None:
-        self.grow(len(state["weights"]["head.bias"]))
+        outputs = len(state["weights"]["head.bias"])
+        if outputs != self.module.head.outputs:
+            self.network.change(lambda module: cast(EncoderAndHead, module).head.restart(outputs))
         self.network.load(state)
 
 

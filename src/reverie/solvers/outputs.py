@@ -47,11 +47,11 @@ def log_probabilities(scores: Tensor, groups: Tensor | None) -> Tensor:
         return torch.log_softmax(masked, dim=1).masked_fill(~active, 0.0)
     where = groups.clamp(min=0).expand_as(scores)
     masked = scores.masked_fill(~active, float("-inf"))
-    highest = torch.full((len(scores), count), float("-inf"), device=scores.device)
+    highest = torch.full((len(scores), count), float("-inf"), dtype=scores.dtype, device=scores.device)
     highest = highest.scatter_reduce(1, where, masked.detach(), "amax").gather(1, where).masked_fill(~active, 0.0)
-    shifted = scores - highest
-    total = torch.zeros(len(scores), count, device=scores.device)
-    total = total.scatter_add(1, where, shifted.exp().masked_fill(~active, 0.0))
+    shifted = masked - highest  # inactive outputs stay at -inf: whatever their scores, they add exp(-inf) = 0
+    total = torch.zeros(len(scores), count, dtype=scores.dtype, device=scores.device)
+    total = total.scatter_add(1, where, shifted.exp())
     return (shifted - total.gather(1, where).clamp(min=1e-38).log()).masked_fill(~active, 0.0)
 
 
@@ -62,8 +62,6 @@ def cross_entropy(scores: Tensor, batch: Batch) -> Tensor:
     if batch.temperature is not None:
         scores = scores / batch.temperature[:, None]
     logs = log_probabilities(scores, batch.groups)
-    if batch.y.dtype == torch.int64:
-        nll = -logs.gather(1, batch.y[:, None]).squeeze(1)
-    else:
-        nll = -(batch.y * logs).sum(dim=1)
+    hard = batch.y.dtype == torch.int64
+    nll = -(logs.gather(1, batch.y[:, None]).squeeze(1) if hard else (batch.y * logs).sum(dim=1))
     return (batch.weight * nll).sum()

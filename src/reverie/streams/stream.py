@@ -133,6 +133,45 @@ class ArrayStream:
         return assemble(name, pieces, scenario, validation_fraction, seed, recommended or recommend(pieces[:1]))
 
     @staticmethod
+    def continued(
+        spec: StreamSpec, arrays: Sequence[Any], *, name: str | None = None, test_fraction: float = 0.2, seed: int = 0
+    ) -> ArrayStream:
+        """One more task after those of ``spec``, whose data are gone. arrays: (x, y) or (x, y, x_test, y_test).
+
+        Labels known to ``spec`` keep their class (class- and domain-incremental), new ones are appended. Only the last task can be
+        asked for. Raises DataError with everything that is wrong.
+        """
+        piece = _piece_from_arrays(name or f"task {spec.tasks + 1}", arrays, test_fraction, seed)
+        problems = Problems()
+        value_range = _check_pieces([piece], spec.scenario, problems)
+        if len(piece.train.labels) and _shape(piece) != spec.input_shape:
+            problems.add(f"inputs of shape {_shape(piece)}: the model was trained on {spec.input_shape}")
+        unknown = [label for label in piece.labels if label not in spec.classes]
+        if spec.scenario == "domain" and unknown:
+            problems.add(
+                f"labels {unknown}: a domain-incremental model answers with {list(spec.classes)} and takes on no new classes"
+            )
+        problems.raise_as(DataError, "these data cannot continue the stream")
+        fresh = list(piece.labels) if spec.scenario == "task" else unknown
+        classes = (*spec.classes, *fresh)
+        known = {label: index for index, label in enumerate(spec.classes)} if spec.scenario != "task" else {}
+        known |= {label: len(spec.classes) + place for place, label in enumerate(fresh)}
+        outputs = tuple(known[label] for label in piece.labels)
+        task = spec.tasks
+        longer = replace(
+            spec,
+            classes=classes,
+            task_classes=(*spec.task_classes, outputs),
+            task_names=(*spec.task_names, piece.name),
+            heads=(*spec.heads, outputs),
+            value_range=value_range,
+        )
+        train, test = (_rows(data, piece, outputs, task) for data in (piece.train, piece.test))
+        gone = TensorRows(torch.empty(0, *spec.input_shape), torch.empty(0, dtype=torch.int64))
+        tests = (TestSet(piece.name, outputs, test, since=task, head=task),)
+        return ArrayStream(longer, (*[gone] * task, train), tests, (None,) * (task + 1))
+
+    @staticmethod
     def from_datasets(
         tasks: Sequence[tuple[Any, Any]],
         scenario: Scenario = "class",
@@ -240,7 +279,7 @@ def _outputs(
 
 
 def _rows(part: Data, piece: Piece, outputs: Sequence[int], task: int) -> Rows:
-    lookup = {label: output for label, output in zip(piece.labels, outputs, strict=True)}
+    lookup = dict(zip(piece.labels, outputs, strict=True))
     labels = part.labels
     distinct, inverse = np.unique(labels, return_inverse=True)
     y = torch.tensor([lookup[_plain(label)] for label in distinct], dtype=torch.int64)[torch.from_numpy(inverse)]

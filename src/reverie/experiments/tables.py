@@ -1,0 +1,291 @@
+"""Published tables as data, their runs, and what came out of them.
+
+Results of single runs are kept in a small JSON file beside the page, so that a table can be filled over several sittings and
+recomputed from the file; a cell whose options changed since is run again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reverie.checks import StorageError
+from reverie.engine import environment
+from reverie.experiments.config import RunConfig
+from reverie.experiments.grid import Cell, run_grid
+from reverie.experiments.presets import NMI, PRESETS
+from reverie.options import merged
+from reverie.storage import SCHEMA, read_json, write_json, write_text
+
+SCENARIOS = ("class", "domain", "task")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a table: a method, its options, what was published and what is expected of us (average accuracy in %)."""
+
+    title: str
+    preset: str
+    override: Mapping[str, Any] = field(default_factory=dict)
+    scenarios: tuple[str, ...] = SCENARIOS
+    published: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # scenario: (mean, standard error)
+    expected: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # scenario: (lowest, highest)
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    title: str
+    source: str
+    note: str
+    seeds: tuple[int, ...]
+    entries: Mapping[str, Entry]
+
+
+def at_least(low: float) -> tuple[float, float]:
+    return (low, 100.0)
+
+
+TABLES: dict[str, PublishedTable] = {
+    "split-mnist": PublishedTable(
+        title="Split MNIST, 5 tasks of 2 digits",
+        source=f"{NMI}, Table 2 (20 seeds)",
+        note=(
+            "MLP 2 x 400, VAE z 100, 2,000 steps a task, batch 128 new + 128 replayed, Adam 1e-3, all outputs active. "
+            "Class order by seed. Average accuracy over the five test sets after the last task."
+        ),
+        seeds=(1, 2, 3, 4, 5),
+        entries={
+            "naive": Entry(
+                "naive",
+                "split-mnist-naive",
+                published={"class": (19.89, 0.02), "domain": (60.13, 1.66), "task": (84.32, 0.99)},
+                expected={"class": (19, 21), "domain": (57, 64), "task": (80, 90)},
+            ),
+            "generative-replay": Entry(
+                "generative replay, hard labels",
+                "split-mnist-generative-replay",
+                published={"class": (90.35, 0.24), "domain": (95.57, 0.29), "task": (99.50, 0.03)},
+                expected={"class": at_least(89.5), "domain": at_least(95.0), "task": at_least(99.3)},
+            ),
+            "generative-replay-distilled": Entry(
+                "generative replay, distilled",
+                "split-mnist-generative-replay-distilled",
+                expected={"class": at_least(91.0), "domain": at_least(96.0), "task": at_least(99.4)},
+            ),
+            "generative-replay-wgan-gp": Entry(
+                "generative replay with WGAN-GP",
+                "split-mnist-generative-replay-wgan-gp",
+                scenarios=("class",),
+                expected={"class": at_least(88.0)},
+            ),
+            "learning-without-forgetting": Entry(
+                "learning without forgetting",
+                "split-mnist-learning-without-forgetting",
+                published={"class": (21.89, 0.32), "domain": (71.18, 1.42), "task": (99.60, 0.03)},
+                expected={"class": (20, 25), "domain": (68, 74), "task": at_least(99.4)},
+            ),
+            "replay": Entry(
+                "replay, 100 stored images a class",
+                "split-mnist-replay",
+                published={"class": (88.79, 0.20), "domain": (93.75, 0.24), "task": (98.98, 0.05)},
+                expected={"class": (86, 92), "domain": at_least(92.0), "task": at_least(98.7)},
+            ),
+            "joint": Entry(
+                "joint",
+                "split-mnist-joint",
+                published={"class": (98.17, 0.04), "domain": (98.59, 0.05), "task": (99.67, 0.03)},
+                expected={"class": at_least(97.5), "domain": at_least(98.3), "task": at_least(99.5)},
+            ),
+        },
+    ),
+    "split-digits": PublishedTable(
+        title="Split digits (8 x 8, embedded in scikit-learn), 5 tasks of 2 digits",
+        source="ours; no published table",
+        note="The stream's defaults: MLP 2 x 200, VAE z 32, 600 steps a task, batch 64 new + 64 replayed. Runs in minutes anywhere.",
+        seeds=(1, 2, 3, 4, 5),
+        entries={
+            name: Entry(title, "demo", {"learner": {"name": name, **options}})
+            for title, name, options in (
+                ("naive", "naive", {}),
+                ("generative replay, hard labels", "generative-replay", {}),
+                ("learning without forgetting", "learning-without-forgetting", {}),
+                ("replay, 10 stored images a class", "replay", {"buffer": {"name": "buffer", "budget": 10}}),
+                ("cumulative", "cumulative", {}),
+                ("joint", "joint", {}),
+            )
+        },
+    ),
+}
+
+
+def cells(
+    table: PublishedTable, out: Path, threads: int | None, only: Sequence[str], scenarios: Sequence[str]
+) -> list[Cell]:
+    """Every run of a table, cheapest seeds first: all entries with the first seed, then with the second ..."""
+    found = []
+    for seed in table.seeds:
+        for name, entry in table.entries.items():
+            for scenario in entry.scenarios:
+                if (only and name not in only) or (scenarios and scenario not in scenarios):
+                    continue
+                options = merged(
+                    PRESETS[entry.preset].options,
+                    {**entry.override, "scenario": scenario, "seed": seed, "threads": threads},
+                )
+                folder = out / scenario / name / f"seed-{seed}"
+                found.append(Cell(f"{name} {scenario} seed {seed}", RunConfig.from_dict(options), folder))
+    return found
+
+
+def reproduce(
+    table: PublishedTable,
+    out: Path,
+    results: Path,
+    *,
+    workers: int = 1,
+    threads: int | None = None,
+    only: Sequence[str] = (),
+    scenarios: Sequence[str] = (),
+    again: bool = False,
+    told: Callable[[str], None] = lambda line: None,
+) -> list[dict[str, Any]]:
+    """Runs what is missing, adds each result to the ``results`` file as it comes, and returns all that it then holds."""
+    known = [] if again else read_results(results)
+    keys = {(r["entry"], r["scenario"], r["seed"], r["digest"]) for r in known}
+    missing = [cell for cell in cells(table, out, threads, only, scenarios) if _key(cell) not in keys]
+    told(f"{len(missing)} runs to do")
+    for cell, result in run_grid(missing, workers=workers):
+        known = [r for r in known if (r["entry"], r["scenario"], r["seed"]) != _key(cell)[:3]]
+        known.append(_compact(cell, result))
+        known.sort(key=lambda r: (r["entry"], r["scenario"], r["seed"]))
+        results.parent.mkdir(parents=True, exist_ok=True)
+        write_json(results, {"schema": SCHEMA, "results": known})
+        told(f"{cell.title}: {100 * result['summary']['average_accuracy']:.2f} % in {result['cost']['seconds']:.0f} s")
+    return known
+
+
+def read_results(path: Path) -> list[dict[str, Any]]:
+    return list(read_json(path, "the results of earlier runs")["results"]) if path.exists() else []
+
+
+def table_markdown(name: str, table: PublishedTable, results: Iterable[Mapping[str, Any]]) -> str:
+    """The table as Markdown: ours (mean and standard error over seeds), published, expected, steps, bytes, seconds."""
+    results = list(results)
+    lines = [
+        f"## {table.title}",
+        "",
+        table.note,
+        "",
+        f"Published: {table.source}. Command: `reverie reproduce {name}`.",
+        "",
+    ]
+    lines += [
+        "| method | scenario | ours, % | seeds | published, % | expected | reached | steps | kept, bytes | seconds a run |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|---|---|---|"]
+    for key, entry in table.entries.items():
+        for scenario in entry.scenarios:
+            mine = [r for r in results if (r["entry"], r["scenario"]) == (key, scenario) and r["seed"] in table.seeds]
+            lines.append("| " + " | ".join(_row(entry, scenario, mine, len(table.seeds))) + " |")
+    machines = sorted({f"{r['processor']}, {r['threads']} thread(s) a run, torch {r['torch']}" for r in results})
+    lines += ["", *(f"Measured on: {machine}." for machine in machines)]
+    return "\n".join(lines) + "\n"
+
+
+def _row(entry: Entry, scenario: str, mine: Sequence[Mapping[str, Any]], seeds: int) -> list[str]:
+    published, expected = entry.published.get(scenario), entry.expected.get(scenario)
+    texts = [entry.title, scenario]
+    if not mine:
+        return [*texts, "not run yet", f"0/{seeds}", _pm(published), _band(expected), "-", "-", "-", "-"]
+    accuracies = [100 * r["average_accuracy"] for r in mine]
+    mean = sum(accuracies) / len(accuracies)
+    error = standard_error(accuracies)
+    reached = "-" if expected is None else ("yes" if expected[0] <= mean <= expected[1] else "no")
+    seconds = sum(r["seconds"] for r in mine) / len(mine)
+    return [
+        *texts,
+        _pm((mean, error)),
+        f"{len(mine)}/{seeds}",
+        _pm(published),
+        _band(expected),
+        reached,
+        f"{mine[0]['steps']:,}",
+        f"{mine[0]['persistent_bytes']:,} ({mine[0]['stores']})",
+        f"{seconds:.0f}",
+    ]
+
+
+def write_section(page: Path, name: str, text: str) -> None:
+    """Replaces the part of the page between the table's two markers, or appends it."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    content = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
+    block = f"{begin}\n{text}{end}"
+    if begin in content and end in content:
+        head, rest = content.split(begin, 1)
+        content = head + block + rest.split(end, 1)[1]
+    else:
+        content = content.rstrip() + f"\n\n{block}\n"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_text(page, content)
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """Unbiased standard deviation over the square root of n; None for a single value."""
+    if len(values) < 2:
+        return None
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
+
+
+def _key(cell: Cell) -> tuple[str, str, int, str]:
+    scenario, entry = cell.folder.parts[-3], cell.folder.parts[-2]
+    return entry, scenario, cell.config.seed, _digest(cell.config)
+
+
+def _digest(config: RunConfig) -> str:
+    """Of what decides the accuracy: not of threads, folders or how often something is saved."""
+    values = config.to_dict()
+    decisive = {key: values[key] for key in ("stream", "scenario", "learner", "seed", "precision")}
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _compact(cell: Cell, result: Mapping[str, Any]) -> dict[str, Any]:
+    entry, scenario, seed, digest = _key(cell)
+    try:
+        machine = read_json(cell.folder / "environment.json", "the environment")
+    except StorageError:
+        machine = environment({}, "cpu")
+    return {
+        "entry": entry,
+        "scenario": scenario,
+        "seed": seed,
+        "digest": digest,
+        "average_accuracy": result["summary"]["average_accuracy"],
+        "accuracy": result["accuracy"][-1],
+        "steps": result["cost"]["steps"],
+        "seconds": result["cost"]["seconds"],
+        "train_seconds": result["cost"]["train_seconds"],
+        "persistent_bytes": result["memory"]["persistent_bytes"],
+        "stores": result["memory"]["stores"],
+        "threads": machine["machine"]["threads"],
+        "processor": machine["machine"]["processor"],
+        "torch": machine["versions"]["torch"],
+    }
+
+
+def _pm(value: tuple[float, float | None] | None) -> str:
+    if value is None:
+        return "-"
+    mean, error = value
+    return f"{mean:.2f}" if error is None else f"{mean:.2f} ± {error:.2f}"
+
+
+def _band(band: tuple[float, float] | None) -> str:
+    if band is None:
+        return "-"
+    return f"at least {band[0]:g}" if band[1] == 100 else f"{band[0]:g} to {band[1]:g}"

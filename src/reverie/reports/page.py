@@ -1,0 +1,289 @@
+"""The report page: one HTML file that needs no network and runs no script."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from reverie.reports import figures, tables, words
+from reverie.reports.figures import Picture
+from reverie.reports.records import RunRecord, find_runs, read_run
+from reverie.reports.tables import Group, OptionRow, SummaryRow
+from reverie.reports.words import Estimate, percent_estimate, plural
+from reverie.storage import write_text
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Image:
+    """A grid of generated samples, as a ``data:`` address."""
+
+    source: str
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Key:
+    """A group's entry in the key of all figures."""
+
+    swatch: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """One probe's numbers: a row of cells a group, a column a task."""
+
+    title: str
+    meaning: str
+    tasks: tuple[int, ...]
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything the page says about the groups of one stream and scenario."""
+
+    anchor: str
+    title: str
+    lead: str
+    keys: tuple[Key, ...]
+    summary: tuple[SummaryRow, ...]
+    task_titles: tuple[str, ...]
+    finals: tuple[tuple[str, tuple[Estimate, ...]], ...]
+    progress: tuple[Picture, ...]
+    by_task: tuple[Picture, ...]
+    heat_maps: tuple[Picture, ...]
+    forgetting: Picture | None
+    losses: tuple[Picture, ...]
+    samples: tuple[tuple[str, tuple[Image, ...]], ...]
+    histograms: tuple[tuple[str, tuple[Picture, ...]], ...]
+    agreements: tuple[Agreement, ...]
+    memory: Picture | None
+    time: Picture | None
+    costs: tuple[tuple[str, tuple[str, ...]], ...]
+    labels: tuple[str, ...]
+    differences: tuple[OptionRow, ...]
+    shared: tuple[OptionRow, ...]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One machine and set of versions, and the runs that were made there."""
+
+    runs: int
+    rows: tuple[tuple[str, str], ...]
+
+
+AGREEMENTS = (  # number of the replay-quality probe, title, meaning
+    (
+        "label_agreement",
+        "Are the labels right?",
+        "Share of replayed rows whose label is that of most of their nearest real test rows, while each task was learnt.",
+    ),
+    (
+        "solver_agreement",
+        "Does the solver still agree?",
+        "Share of replayed rows on which the solver, after each task, answers as the frozen one before it.",
+    ),
+)
+
+COSTS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (  # heading, name in the record's cost, text
+    ("Rows a second", "rows_per_second", words.whole),
+    ("Arithmetic (estimate)", "flops_estimate", words.operations),
+    ("Peak memory", "peak_memory_bytes", words.size),
+)
+
+
+def write_report(folders: Sequence[Path], out: Path) -> Path:
+    """Writes the page about all runs at or inside ``folders`` to ``out``, whole or not at all. Raises StorageError."""
+    runs, waiting = find_runs(folders)
+    records = [read_run(folder) for folder in runs]
+    notes = [f"{folder}: started, but without a result yet; left out of this page" for folder in waiting]
+    write_text(out, render(records, notes))
+    return out
+
+
+def render(records: Sequence[RunRecord], notes: Sequence[str] = ()) -> str:
+    """The page as text. notes: what else the reader should be warned of."""
+    groups = tables.group_runs(records)
+    settings = [
+        _setting(f"s{number}", key, members)
+        for number, (key, members) in enumerate(tables.by_setting(groups).items(), 1)
+    ]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,  # everything but our own <svg>, which escapes the names in it
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent_estimate, whole=words.whole)
+    template = environment.get_template("report.html.jinja")
+    return template.render(
+        title=settings[0].title if len(settings) == 1 else f"Continual learning in {len(settings)} settings",
+        lead=_lead(groups, settings),
+        settings=settings,
+        columns=tables.COLUMNS,
+        cost_headings=[heading for heading, _, _ in COSTS],
+        warnings=[*_warnings(groups), *notes],
+        runs=_runs(groups),
+        environments=_environments(records),
+    )
+
+
+# ------------------------------------------------------------------------------------------ a setting
+
+
+def _setting(anchor: str, key: tuple[str, str], groups: list[Group]) -> Setting:
+    options = tables.option_rows(groups)
+    stream, scenario = key
+    names = tables.task_names(groups)
+    reached = {len(record.result.accuracy) for group in groups for record in group.shown if not record.merged}
+    count = max(group.tasks for group in groups)
+    lead = f"{plural(count, 'task')}, {plural(len(groups), 'learner')}, {plural(sum(len(g.records) for g in groups), 'run')}."
+    if reached and min(reached) < count:
+        lead += f" Not every run is complete: the shortest has learnt {min(reached)} of {plural(count, 'task')}."
+    return Setting(
+        anchor=anchor,
+        title=f"{stream}, {words.SCENARIOS.get(scenario, scenario)}",
+        lead=lead,
+        keys=tuple(Key(figures.swatch(k, group), group.label) for k, group in enumerate(groups)),
+        summary=tuple(tables.summary_row(group) for group in groups),
+        task_titles=tuple(
+            f"{k}: {name}" if name and name != f"task {k}" else f"{k}" for k, name in enumerate(names, 1)
+        ),
+        finals=tuple((group.label, tuple(tables.final_estimates(group))) for group in groups if group.complete),
+        progress=_present(figures.accuracy_after_tasks(groups), figures.accuracy_over_steps(groups)),
+        by_task=tuple(figures.accuracy_by_task(groups)),
+        heat_maps=_present(*map(figures.heat_map, groups)),
+        forgetting=figures.forgetting_bars(groups),
+        losses=tuple(figures.losses(groups)),
+        samples=tuple((_whose(group), images) for group in groups if (images := _samples(group))),
+        histograms=tuple(
+            (group.label, tuple(panels)) for group in groups if (panels := figures.replay_histograms(group))
+        ),
+        agreements=tuple(found for entry in AGREEMENTS if (found := _agreement(groups, *entry))),
+        memory=figures.memory_bars(groups),
+        time=figures.cost_bars(groups),
+        costs=tuple((group.label, _costs(group)) for group in groups),
+        labels=tuple(group.label for group in groups),
+        differences=tuple(sorted((row for row in options if row.differs), key=lambda row: not row.others)),
+        shared=tuple(row for row in options if not row.differs),
+    )
+
+
+def _present(*pictures: Picture | None) -> tuple[Picture, ...]:
+    return tuple(picture for picture in pictures if picture is not None)
+
+
+def _pictured(group: Group) -> RunRecord | None:
+    """The run whose samples are shown: of the first seed that has some."""
+    return next((record for record in group.shown if record.samples), None)
+
+
+def _whose(group: Group) -> str:
+    record = _pictured(group)
+    return f"{group.label}, seed {record.result.seed}" if record else group.label
+
+
+def _samples(group: Group) -> tuple[Image, ...]:
+    record = _pictured(group)
+    if record is None:
+        return ()
+    images = []
+    for place in figures.spread(len(record.samples)):
+        sample = record.samples[place]
+        caption = f"after task {sample.task + 1}"
+        count = f": a grid of {plural(sample.images, 'image')}" if sample.images is not None else ""
+        alt = f"{sample.name[:1].upper()}{sample.name[1:]} of {_whose(group)}, {caption}{count}."
+        images.append(Image(sample.data_uri(), alt, caption))
+    return tuple(images)
+
+
+def _agreement(groups: Sequence[Group], number: str, title: str, meaning: str) -> Agreement | None:
+    most = max(group.tasks for group in groups)
+    found = {
+        group.label: {
+            task: estimate for task in range(most) if (estimate := tables.finding_estimate(group, task, number))
+        }
+        for group in groups
+    }
+    tasks = sorted({task for estimates in found.values() for task in estimates})
+    rows = tuple(
+        (label, tuple(percent_estimate(estimates[task]) if task in estimates else words.MISSING for task in tasks))
+        for label, estimates in found.items()
+        if estimates
+    )
+    return Agreement(title, meaning, tuple(task + 1 for task in tasks), rows) if rows else None
+
+
+def _costs(group: Group) -> tuple[str, ...]:
+    def mean(name: str) -> float | None:
+        return Estimate.of([getattr(record.result.cost, name) for record in group.shown]).mean
+
+    return tuple(text(mean(name)) for _, name, text in COSTS)
+
+
+# ------------------------------------------------------------------------------------------ the whole page
+
+
+def _lead(groups: Sequence[Group], settings: Sequence[Setting]) -> str:
+    if len(settings) == 1:
+        return settings[0].lead
+    return f"{plural(len(groups), 'group')} of runs that differ in their seed alone, on {len(settings)} settings."
+
+
+def _warnings(groups: Sequence[Group]) -> list[str]:
+    found = []
+    for group in groups:
+        stream, scenario = group.setting
+        for record in group.records:
+            where = f"{group.label}, {stream}, {words.SCENARIOS.get(scenario, scenario)}, seed {record.result.seed}"
+            if not record.complete:
+                found.append(
+                    f"{where}: {record.result.status}{': ' if record.result.error else ''}{record.result.error or ''}"
+                )
+            found += [f"{where}: {message}" for message in record.result.warnings]
+        for record in group.repeated:
+            found.append(f"{record.folder}: same options and seed as another run here; left out")
+    return found
+
+
+def _runs(groups: Sequence[Group]) -> list[tuple[str, ...]]:
+    """Cells of the table of runs."""
+    return [
+        (
+            group.label,
+            *group.setting,
+            str(record.result.seed),
+            record.result.status,
+            words.percent(record.result.summary.get("average_accuracy")),
+            str(record.folder),
+        )
+        for group in groups
+        for record in group.records
+    ]
+
+
+def _environments(records: Sequence[RunRecord]) -> list[Environment]:
+    """Each different environment once."""
+    found: dict[tuple[tuple[str, str], ...], int] = {}
+    for record in records:
+        rows = tuple(_flat({key: value for key, value in record.environment.items() if key != "schema"}))
+        found[rows] = found.get(rows, 0) + 1
+    return [Environment(count, rows) for rows, count in found.items()]
+
+
+def _flat(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{path}{key} · ")
+        else:
+            yield f"{path}{key}", words.MISSING if value is None else str(value)

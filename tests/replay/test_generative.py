@@ -1,0 +1,216 @@
+"""The scholar: chunks that change no draw, labels from the frozen solver, weights that stay weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from reverie.checks import NotReadyError
+from reverie.device import CPU
+from reverie.generators import VAE
+from reverie.replay import Labelling, Scholar
+from reverie.replay.labels import targets
+from reverie.seeding import Position, Randomness
+from reverie.solvers import MLP
+from reverie.types import Batch, StreamSpec
+
+CLASSES = (0, 1, 2, 3)
+SPEC = StreamSpec("test", "class", (6,), CLASSES, ((0, 1), (2, 3)), ("a", "b"), ((0, 1), (2, 3)), (0.0, 1.0))
+SEEN = torch.tensor([0, 1])
+Rule = Callable[[Tensor], Tensor]
+
+
+def batch(n: int = 8) -> Batch:
+    x = torch.rand(n, 6, generator=torch.Generator().manual_seed(0))
+    return Batch(x, torch.arange(n) % 4, torch.zeros(n).long(), torch.full((n,), 1 / n))
+
+
+def answer(form: str) -> Rule:
+    mask = torch.tensor([True, True, False, False])
+    return lambda scores: targets(scores, None, mask, form, 2.0)  # type: ignore[arg-type]
+
+
+def scholar(chunk: int = 4, source: str = "solver", form: str = "hard", conditional: bool = False) -> Scholar:
+    rng = Randomness(0)
+    solver, vae = MLP(hidden=(5,)), VAE(hidden=(5,), latent_dim=3, conditional=conditional)
+    solver.build(SPEC, rng, CPU)
+    vae.build(SPEC, rng, CPU)
+    vae.step(batch())
+    made = Scholar(solver, vae, rng, chunk)
+    made.begin_task(Labelling(source, SEEN, answer(form), 2.0 if form == "soft" else None))  # type: ignore[arg-type]
+    return made
+
+
+def at(made: Scholar, step: int, n: int = 5, task: int = 1) -> Batch:
+    made.rng.position = Position(task, 0, step)
+    return made.sample(n)
+
+
+def same(left: Batch, right: Batch) -> bool:
+    pairs = zip(vars(left).values(), vars(right).values(), strict=True)
+    return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
+
+
+@pytest.mark.parametrize("form", ["hard", "soft"])
+def test_the_rows_of_a_step_are_its_slice_of_the_chunk(form: str) -> None:
+    made = scholar(chunk=4, form=form)
+    for first in (0, 4):
+        whole = made.draw(20, made.rng.at("replay", 1, 0, first))
+        for step in range(4):
+            rows = at(made, first + step)
+            assert torch.equal(rows.x, whole.x[5 * step : 5 * step + 5])
+            assert torch.equal(rows.y, whole.y[5 * step : 5 * step + 5])  # type: ignore[index, arg-type]
+            assert len(rows) == 5
+
+
+def test_whatever_was_drawn_before_the_same_step_gives_the_same_rows() -> None:
+    made = scholar()
+    straight = [at(made, step) for step in range(11)]
+    for order in ([10, 3, 4, 0, 7, 9], [6]):  # going back, and resuming in the middle of a chunk
+        fresh = scholar()
+        assert all(same(at(fresh, step), straight[step]) for step in order)
+    jumpy = scholar()
+    at(jumpy, 9, n=3), at(jumpy, 9, task=2)
+    assert same(at(jumpy, 2), straight[2])
+
+
+def test_steps_tasks_and_chunks_differ() -> None:
+    made = scholar()
+    drawn = [at(made, 0), at(made, 1), at(made, 4), at(made, 0, task=2)]
+    assert all(not torch.equal(a.x, b.x) for i, a in enumerate(drawn) for b in drawn[:i])
+
+
+def test_one_pass_serves_a_chunk() -> None:
+    made, calls = scholar(chunk=4), []
+    sample = made.generator.sample
+    made.generator.sample = lambda n, rng, classes=None: (calls.append(n), sample(n, rng, classes))[1]  # type: ignore[method-assign]
+    for step in range(9):
+        at(made, step)
+    assert calls == [20, 20, 20]
+
+
+def test_training_on_does_not_move_the_scholar() -> None:
+    """Labels and samples are those of the frozen pair, whatever the live networks have become (spec 1.7, points 1 and 2)."""
+    rng = Randomness(0)
+    solver, vae = MLP(hidden=(5,)), VAE(hidden=(5,), latent_dim=3)
+    solver.build(SPEC, rng, CPU)
+    vae.build(SPEC, rng, CPU)
+    vae.step(batch())
+    made = Scholar(solver, vae, rng, 1)
+    made.begin_task(Labelling("solver", SEEN, answer("soft"), 2.0))
+    before = at(made, 0)
+    for _ in range(5):
+        solver.step(batch())
+        vae.step(batch())
+    made.begin_task(Labelling("solver", SEEN, answer("soft"), 2.0))
+    assert same(before, at(made, 0))
+    live = Scholar(solver, vae, rng, 1)
+    live.begin_task(Labelling("solver", SEEN, answer("soft"), 2.0))
+    assert not torch.equal(before.x, at(live, 0).x)
+
+
+def test_labels_are_the_frozen_solver_s_among_seen_classes() -> None:
+    made = scholar()
+    rows = at(made, 0, n=40)
+    scores = made.solver.scores(rows.x)
+    assert torch.equal(rows.y, scores[:, :2].argmax(1))  # type: ignore[arg-type]
+    assert rows.temperature is None
+    assert not rows.x.requires_grad
+
+
+def test_soft_labels_carry_their_temperature() -> None:
+    made = scholar(form="soft")
+    rows = at(made, 0)
+    torch.testing.assert_close(rows.y, (made.solver.scores(rows.x) / 2).softmax(1))
+    assert rows.temperature is not None
+    assert rows.temperature.tolist() == [2.0] * 5
+
+
+def test_a_conditional_generator_is_asked_for_seen_classes_alike_often() -> None:
+    rows = at(scholar(source="condition", conditional=True), 0, n=1000)
+    counts = torch.bincount(rows.y, minlength=4)  # type: ignore[arg-type]
+    assert not counts[2:].any()
+    assert (counts[:2] / 1000 - 0.5).abs().max() < 5 * (0.25 / 1000) ** 0.5
+
+
+@pytest.mark.parametrize("source", ["solver", "condition", "agreement"])
+def test_weights_sum_to_one(source: str) -> None:
+    made = scholar(source=source, conditional=True)
+    for step in range(6):
+        assert float(at(made, step, n=30).weight.sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_rows_on_which_class_and_solver_disagree_weigh_nothing() -> None:
+    made = scholar(source="agreement", conditional=True)
+    asked: list[Tensor] = []
+    sample = made.generator.sample
+
+    def spied(n: int, rng: torch.Generator, classes: Any = None) -> Batch:
+        asked.append(classes)
+        return sample(n, rng, classes)
+
+    made.generator.sample = spied  # type: ignore[method-assign]
+    made.solver.scores = lambda x: torch.eye(4)[(x[:, 0] > x[:, 0].median()).long()]  # type: ignore[method-assign]
+    rows = at(made, 0, n=40)
+    agree = rows.y == asked[0][:40]
+    assert 0 < int(agree.sum()) < 40
+    assert not rows.weight[~agree].any()
+    torch.testing.assert_close(rows.weight[agree], torch.full((int(agree.sum()),), 1 / int(agree.sum())))
+
+
+def test_if_none_agree_the_batch_weighs_nothing_and_stays_finite() -> None:
+    made = scholar(source="agreement", conditional=True)
+    made.solver.scores = lambda x: torch.eye(4)[3].expand(len(x), 4)  # type: ignore[method-assign]
+    rows = at(made, 0)
+    assert torch.equal(rows.weight, torch.zeros(5))
+
+
+def test_a_scholar_without_a_rule_and_one_without_training() -> None:
+    made = scholar()
+    made._labelling = None
+    with pytest.raises(NotReadyError, match="not told how to label its replay; call begin_task first"):
+        at(made, 0)
+    rng = Randomness(0)
+    solver, vae = MLP(hidden=(5,)), VAE(hidden=(5,), latent_dim=3)
+    solver.build(SPEC, rng, CPU), vae.build(SPEC, rng, CPU)
+    fresh = Scholar(solver, vae, rng, 1)
+    fresh.begin_task(Labelling("solver", SEEN, answer("hard")))
+    with pytest.raises(NotReadyError, match="the generator was never trained, so it has nothing to replay"):
+        at(fresh, 0)
+
+
+def test_a_loaded_scholar_replays_the_same() -> None:
+    made = scholar()
+    expected = at(made, 3)
+    saved = made.state()
+    other = scholar()
+    for network in (other.solver.network, other.generator.network):  # type: ignore[attr-defined]
+        for parameter in network.module.parameters():
+            parameter.zero_()
+    other._drawn = None
+    assert not torch.equal(at(other, 3).x, expected.x)
+    other.load(saved)
+    assert same(at(other, 3), expected)
+
+
+def test_bytes_are_both_networks_and_the_chunk() -> None:
+    made = scholar(chunk=4)
+    weights = 4 * (6 * 5 + 5 + 5 * 4 + 4) + 4 * (6 * 5 + 5 + 5 * 3 + 3 + 5 * 3 + 3 * 5 + 5 + 5 * 6 + 6)
+    assert made.num_bytes() == weights
+    assert made.working_bytes() == 0
+    at(made, 0)
+    assert made.working_bytes() == 20 * (6 * 4 + 8 + 8 + 4)  # inputs, labels, tasks, weights
+
+
+def test_the_whole_chunk_is_labelled_whatever_its_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reverie.replay.generative.LABEL_ROWS", 7)
+    split = at(scholar(form="soft"), 2)
+    monkeypatch.undo()
+    whole = at(scholar(form="soft"), 2)
+    torch.testing.assert_close(split.y, whole.y)
+    assert same(replace(split, y=None), replace(whole, y=None))
