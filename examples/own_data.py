@@ -12,7 +12,7 @@ from reverie.learners import GenerativeReplay
 # Stand-in for your own data: x (N, ...) uint8, or floats in [0, 1]; y (N,) strings or integers.
 digits = load_digits()
 x = (digits.images / 16).astype("float32")[:, None]  # (1797, 1, 8, 8)
-words = "zero one two three four five six seven eight nine".split()
+words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 y = [words[label] for label in digits.target]
 
 # What arrives when. A fifth of the rows of every class is held out for evaluation.

@@ -34,6 +34,10 @@ class SoftReplay(SolverLearner):
         self.buffer.build(spec, rng)
         self.past = None
 
+    def extend(self, spec):
+        super().extend(spec)
+        self.buffer.extend(spec)
+
     def begin_task(self, task):
         self.past = self.network.frozen() if task.index > 0 else None
         super().begin_task(task)

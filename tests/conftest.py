@@ -1,7 +1,8 @@
-"""What all tests share: one thread, so that the same numbers come out on any machine and workers do not fight for cores."""
+"""What all tests share: one thread, so that workers do not fight for cores, and no waiting for the disk."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -14,3 +15,9 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests kill processes, never the machine, so what is written need not have reached the disk."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)

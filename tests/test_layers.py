@@ -14,9 +14,10 @@ PACKAGE = Path(reverie.__file__).parent
 
 # From the bottom up: a layer imports only from those before it. A learner names its probes, so these come first.
 LAYERS = (
-    "checks seeding device storage options types "
-    "nn streams metrics solvers generators replay penalties probes learners engine experiments reports cli"
-).split()
+    *("checks", "seeding", "device", "storage", "options", "types"),
+    *("nn", "streams", "metrics", "solvers", "generators", "replay", "penalties", "probes", "learners"),
+    *("engine", "experiments", "reports", "cli"),
+)
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 

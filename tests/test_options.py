@@ -183,7 +183,11 @@ def test_all_mistakes_come_at_once_with_dotted_names_and_near_names() -> None:
         (LEARNERS, {"name": "replay", "importance": 1.5}, "importance = 1.5: .*less than or equal to 1"),
         (LEARNERS, {"name": "replay", "replay_size": -1}, "replay_size = -1"),
         (LEARNERS, {"name": "generative-replay", "temperature": 0}, "temperature = 0: .*greater than 0"),
-        (LEARNERS, {"name": "generative-replay", "labels": "agreement", "generator": "vae"}, "cannot be asked for a class"),
+        (
+            LEARNERS,
+            {"name": "generative-replay", "labels": "agreement", "generator": "vae"},
+            "cannot be asked for a class",
+        ),
         (LEARNERS, {"name": "generative-replay", "labels": "agreement", "generator": "oracle"}, "needs a conditional"),
         (
             LEARNERS,
@@ -235,7 +239,10 @@ def test_params_that_cannot_be_set(params: dict[str, Any], message: str) -> None
 
 
 def test_merging_keeps_a_part_s_options_until_its_name_changes() -> None:
-    base = {"steps": 5, "generator": {"name": "vae", "latent_dim": 7, "optimiser": {"name": "adam", "betas": (0.5, 0.9)}}}
+    base = {
+        "steps": 5,
+        "generator": {"name": "vae", "latent_dim": 7, "optimiser": {"name": "adam", "betas": (0.5, 0.9)}},
+    }
     deeper = merged(base, {"generator": {"optimiser": {"learning_rate": 0.1}}})
     assert deeper["generator"]["latent_dim"] == 7
     assert deeper["generator"]["optimiser"] == {"name": "adam", "betas": (0.5, 0.9), "learning_rate": 0.1}

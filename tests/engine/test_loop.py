@@ -267,7 +267,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it(tmp_path: Path, monkeypatch
         real(path, tensors)
 
     monkeypatch.setattr(storage, "_write_tensors", full)
-    with pytest.raises(StorageError, match="No space left on device.*unchanged") as caught:
+    with pytest.raises(StorageError, match=r"No space left on device.*unchanged") as caught:
         train(GENERATIVE, tiny_stream(), folder=tmp_path, settings=Settings(checkpoint_steps=3))
     assert caught.value.exit_code == 1
     assert not (tmp_path / "checkpoint.next").exists()

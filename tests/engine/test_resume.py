@@ -91,14 +91,14 @@ def test_killed_in_process_at_a_random_step(name: str, at: int, whole: dict[str,
     check(train(METHODS[name], stream, folder=tmp_path, settings=Settings("all", 25)), whole[name])
 
 
-@pytest.mark.parametrize("at", [3, 40, 66, 100, 130, 177])
+@pytest.mark.parametrize("at", [3, 66, 130])
 @pytest.mark.parametrize("name", ["wgan-gp", "cumulative"])
 def test_killed_in_other_methods(name: str, at: int, whole: dict[str, Trained], tmp_path: Path) -> None:
     test_killed_in_process_at_a_random_step(name, at, whole, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["generative", "replay"])
-def test_killed_again_and_again(name: str, whole: dict[str, Trained], tmp_path: Path) -> None:
+def test_killed_again_and_again(whole: dict[str, Trained], tmp_path: Path) -> None:
+    name = "generative"
     settings = Settings("all", 25, checkpoint_steps=13)
     for _ in range(8):
         loop = make_loop(METHODS[name], tiny_stream(steps=STEPS), folder=tmp_path, settings=settings, prepare=halt_after(19))
@@ -108,7 +108,7 @@ def test_killed_again_and_again(name: str, whole: dict[str, Trained], tmp_path: 
 
 
 @pytest.mark.parametrize("verb", ["begin_task", "end_phase", "end_task", "probes", "memory"])
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", ["generative", "wgan-gp"])
 def test_killed_between_two_phases(name: str, verb: str, whole: dict[str, Trained], tmp_path: Path) -> None:
     """The second call of ``verb`` does its work and does not come back."""
 

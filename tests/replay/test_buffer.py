@@ -93,7 +93,9 @@ def test_every_row_held_is_a_row_that_was_offered_once(strategy: Any) -> None:
     sizes=st.lists(st.integers(2, 25), min_size=3, max_size=3),
     whole=st.lists(st.booleans(), min_size=3, max_size=3),
 )
-def test_the_budget_is_never_exceeded(strategy: Any, unit: Any, budget: int, sizes: list[int], whole: list[bool]) -> None:
+def test_the_budget_is_never_exceeded(
+    strategy: Any, unit: Any, budget: int, sizes: list[int], whole: list[bool]
+) -> None:
     """After every task, also when rows turn out to need four bytes a number instead of one."""
     if unit != "items-per-class":
         budget += 5  # six classes

@@ -79,9 +79,7 @@ def test_many_heads_each_answer_with_their_share(form: Any) -> None:
     assert not y[:, 4:].any()
     for head in ((0, 1), (2, 3)):
         mine = SCORES[:, head]
-        alone = (
-            torch.nn.functional.one_hot(mine.argmax(1), 2).double() if form == "hard" else (mine / 2).softmax(1)
-        )
+        alone = torch.nn.functional.one_hot(mine.argmax(1), 2).double() if form == "hard" else (mine / 2).softmax(1)
         torch.testing.assert_close(y[:, head], alone / 2)
 
 

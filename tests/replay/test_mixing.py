@@ -66,7 +66,9 @@ def test_solver_gradient_of_the_merged_batch_is_that_of_the_two_terms(
 
 
 @pytest.mark.parametrize("r", [1 / 2, 1 / 7])
-@pytest.mark.parametrize("options", [{}, {"likelihood": "gaussian", "reduction": "sum"}, {"conditional": True}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"likelihood": "gaussian", "reduction": "sum"}, {"conditional": True}], ids=str
+)
 def test_generator_gradient_of_the_merged_batch_is_that_of_the_two_terms(
     monkeypatch: pytest.MonkeyPatch, r: float, options: dict[str, Any]
 ) -> None:

@@ -46,9 +46,7 @@ def slow_log_softmax(row: list[float], groups: list[int]) -> list[float]:
 def test_log_softmax_in_groups_equals_the_slow_loop(data: st.DataObject) -> None:
     outputs = data.draw(st.integers(1, 6))
     groups = data.draw(st.lists(st.integers(-1, 3), min_size=outputs, max_size=outputs).filter(lambda g: max(g) >= 0))
-    rows = data.draw(
-        st.lists(st.lists(st.floats(-60, 60), min_size=outputs, max_size=outputs), min_size=1, max_size=3)
-    )
+    rows = data.draw(st.lists(st.lists(st.floats(-60, 60), min_size=outputs, max_size=outputs), min_size=1, max_size=3))
     scores = torch.tensor(rows, dtype=torch.float64)
     expected = torch.tensor([slow_log_softmax(row, groups) for row in rows], dtype=torch.float64)
     torch.testing.assert_close(log_probabilities(scores, torch.tensor(groups)), expected, rtol=1e-12, atol=1e-12)
@@ -57,7 +55,9 @@ def test_log_softmax_in_groups_equals_the_slow_loop(data: st.DataObject) -> None
 def test_no_groups_is_the_plain_softmax() -> None:
     scores = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
     assert torch.equal(log_probabilities(scores, None), torch.log_softmax(scores, 1))
-    torch.testing.assert_close(log_probabilities(scores, torch.zeros(4, dtype=torch.int64)), torch.log_softmax(scores, 1))
+    torch.testing.assert_close(
+        log_probabilities(scores, torch.zeros(4, dtype=torch.int64)), torch.log_softmax(scores, 1)
+    )
 
 
 @pytest.mark.parametrize("groups", [[0, 0, -1, -1], [0, 0, 2, -1], [1, 1, 0, 0]])
@@ -202,7 +202,9 @@ def test_an_output_taught_later_gets_no_gradient_before() -> None:
         counts = []
         for task in range(3):
             scores = torch.zeros(1, 6, requires_grad=True)
-            cross_entropy(scores, batch(torch.tensor([2 * task]), None, softmax_groups(spec("class"), task, active))).backward()
+            cross_entropy(
+                scores, batch(torch.tensor([2 * task]), None, softmax_groups(spec("class"), task, active))
+            ).backward()
             assert scores.grad is not None
             counts.append(int((scores.grad != 0).sum()))
         reached.append(counts)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+MEASURES = ("average", "forgetting", "kept", "stores", "seconds")
 UNITS = ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "kB"))
 
 
@@ -35,7 +36,7 @@ class Live:
         if self.bar is None:
             seen = [value for value in accuracy if value is not None]
             self.console.print(
-                f"{self.title}: after task {task + 1}: average accuracy {percent(sum(seen) / len(seen))} over {len(seen)} test sets",
+                f"{self.title}: after task {task + 1}: average accuracy {percent(sum(seen) / len(seen))} % over {len(seen)} test sets",
                 highlight=False,
             )
         elif self.row is not None:
@@ -54,37 +55,51 @@ def make_progress(console: Console) -> Progress:
 
 
 def result_table(results: Sequence[Mapping[str, Any]]) -> Table:
-    """One row a run: accuracy on each test set after the last task, average, forgetting, bytes kept, what is stored."""
+    """Accuracy after the last task, forgetting, what is kept. A few runs stand side by side with every task; many have a row each."""
     first = results[0]
-    table = Table(
-        title=f"{first['stream']}, {first['scenario']}-incremental: accuracy in % after the last task",
-        title_justify="left",
-    )
-    table.add_column("learner", no_wrap=True)
-    if len({result["seed"] for result in results}) > 1:
-        table.add_column("seed", justify="right")
-    for name in first["tasks"]:
-        table.add_column(name, justify="right")
-    for name in ("average", "forgetting", "kept", "stores", "seconds"):
-        table.add_column(name, justify="left" if name == "stores" else "right", no_wrap=True)
-    for result in results:
-        table.add_row(*_cells(result, len(first["tasks"]), len({r["seed"] for r in results}) > 1))
+    side_by_side = len(results) <= 4 and all(result["tasks"] == first["tasks"] for result in results)
+    title = f"{first['stream']}, {first['scenario']}-incremental; accuracy in % after the last task"
+    seeds = len({result["seed"] for result in results}) > 1
+    names = [_name(result, seeds) for result in results]
+    columns = [_cells(result) for result in results]
+    table = Table(title=title, title_justify="left", title_style="bold")
+    if side_by_side:
+        table.add_column("")
+        for name in names:
+            table.add_column(name, justify="right")
+        tasks = [_final(result, len(first["tasks"])) for result in results]
+        for number, task in enumerate(first["tasks"]):
+            table.add_row(f"task {number + 1}: {task}", *(percent(values[number]) for values in tasks))
+        table.add_section()
+        for row in MEASURES:
+            table.add_row(row, *(cells[row] for cells in columns))
+        return table
+    table.add_column("learner")
+    for row in MEASURES:
+        table.add_column(row, justify="right", no_wrap=True)
+    for name, cells in zip(names, columns, strict=True):
+        table.add_row(name, *(cells[row] for row in MEASURES))
     return table
 
 
-def _cells(result: Mapping[str, Any], tasks: int, with_seed: bool) -> list[str]:
-    last = result["accuracy"][-1] if result["accuracy"] else [None] * tasks
+def _name(result: Mapping[str, Any], seeds: bool) -> str:
+    status = "" if result["status"] == "complete" else f" ({result['status']})"
+    return result["learner"] + (f", seed {result['seed']}" if seeds else "") + status
+
+
+def _final(result: Mapping[str, Any], tasks: int) -> list[float | None]:
+    return list(result["accuracy"][-1]) if result["accuracy"] else [None] * tasks
+
+
+def _cells(result: Mapping[str, Any]) -> dict[str, str]:
     summary, memory = result["summary"], result["memory"]
-    return [
-        result["learner"] + ("" if result["status"] == "complete" else f" ({result['status']})"),
-        *([str(result["seed"])] if with_seed else []),
-        *(percent(value) for value in last),
-        percent(summary["average_accuracy"]),
-        percent(summary["forgetting"]),
-        size(memory.get("persistent_bytes")),
-        {"raw": "raw data", "latents": "latents", "none": "no data"}.get(memory.get("stores", ""), "-"),
-        f"{result['cost']['seconds']:.0f}",
-    ]
+    return {
+        "average": percent(summary["average_accuracy"]),
+        "forgetting": percent(summary["forgetting"]),
+        "kept": size(memory.get("persistent_bytes")),
+        "stores": {"raw": "raw data", "latents": "latents", "none": "no data"}.get(memory.get("stores", ""), "-"),
+        "seconds": f"{result['cost']['seconds']:.0f}",
+    }
 
 
 def percent(value: float | None) -> str:

@@ -125,7 +125,8 @@ def _readable(annotation: Any) -> str:
         texts = [
             f"{sign} {getattr(rule, key):g}" for rule in rules for key, sign in signs.items() if hasattr(rule, key)
         ]
-        return f"{inner} {' and '.join(texts)}" if texts else inner
+        head, *rest = inner.split(" | ")  # the range is that of the first kind; "none" has none
+        return " | ".join([f"{head} {' and '.join(texts)}" if texts else head, *rest])
     if get_origin(annotation) is Literal:
         return " | ".join(map(str, get_args(annotation)))
     if get_origin(annotation) is tuple:

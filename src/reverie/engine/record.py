@@ -225,9 +225,12 @@ class Record:
         self._written = state["written"]
         self.started = time.perf_counter()
         if self.folder is not None:
-            # Lines written after the checkpoint will be written again.
-            with open(self.folder / "metrics.jsonl", "ab") as file:
-                file.truncate(self._written)
+            # Lines written after the checkpoint will be written again. A finished record is left untouched.
+            path = self.folder / "metrics.jsonl"
+            size = path.stat().st_size if path.exists() else 0
+            if size > self._written:
+                os.truncate(path, self._written)
+            self._written = min(size, self._written)
 
     def _line(self, fields: dict[str, Any]) -> None:
         self.lines.append(fields)

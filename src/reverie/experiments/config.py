@@ -58,11 +58,17 @@ class RunConfig:
         for key in values:
             if key not in known:
                 problems.add(f"{key}: no such option; {nearest(key, known)}")
-        given = {key: value for key, value in values.items() if key in known}
+        given: Options = {
+            "stream": "split",
+            "learner": "generative-replay",
+        }  # so that their options are written out too
+        given |= {key: value for key, value in values.items() if key in known}
         for name, table in (("stream", STREAMS), ("learner", LEARNERS)):
             if name in given and isinstance(given[name], str):
                 given[name] = {"name": given[name]}
-            if name in given:
+            if name in given and not isinstance(given[name], Mapping):
+                problems.add(f"{name} = {given.pop(name)!r}: expected a name, or a dictionary with a name")
+            if name in given and not (isinstance(given[name], Mapping) and given[name].get("given")):
                 try:
                     part = from_options(table, given[name])
                     given[name] = to_options(part)

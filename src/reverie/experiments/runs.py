@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -108,7 +109,10 @@ class Run:
 
     def _checked(self, x: np.ndarray | Tensor, task: int | None) -> Tensor:
         spec = self.spec
-        rows = torch.as_tensor(np.array(x) if isinstance(x, np.ndarray) else x)
+        try:
+            rows = torch.as_tensor(np.array(x) if isinstance(x, np.ndarray) else x)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(f"inputs are no array of numbers ({error})") from error
         if rows.dtype == torch.uint8:
             rows = rows.float() / 255
         if not rows.dtype.is_floating_point:
@@ -209,6 +213,11 @@ def _trained(loop: Loop, config: RunConfig, folder: Path | None, overwrite: bool
 def resume(folder: str | Path, observer: Observer | None = None, **changes: Any) -> Run:
     """Continues the run in ``folder``, or returns it if it is complete. changes: data_dir, checkpoint_seconds, checkpoint_steps."""
     folder = Path(folder)
+    if "given" in (read_yaml(folder / "config.yaml").get("stream") or ()):
+        raise OptionsError(
+            f"{folder}: its stream was made in Python, which no file can describe; call reverie.run with the same stream, learner and "
+            "seed and out = this folder, which continues the run"
+        )
     config = RunConfig.read(folder / "config.yaml")
     return run_config(replace(config, **changes), folder, observer=observer)
 
@@ -245,6 +254,11 @@ def _stream(config: RunConfig, made: ArrayStream | None) -> tuple[ArrayStream, R
         return made, replace(
             config, stream={"name": made.spec.name, "given": "from Python"}, scenario=made.spec.scenario
         )
+    if config.stream.get("given"):
+        raise OptionsError(
+            f"stream = {config.stream['name']!r}: was given from Python, so no file can make it again; "
+            "call reverie.run with the same stream and folder to continue"
+        )
     source = from_options(STREAMS, config.stream)
     scenario = config.scenario or source.scenarios[0]
     if scenario not in source.scenarios:
@@ -267,14 +281,15 @@ def _prepare(folder: Path, config: RunConfig, stream: Stream, device: Device, ov
     path = folder / "config.yaml"
     if path.exists():
         there = read_yaml(path)
-        if same_run(there, config.to_dict()):
-            if _status(folder) == "complete":
-                return read_json(folder / "result.json", "the result")
-            return None
+        changes = [] if same_run(there, config.to_dict()) else differences(there, config.to_dict())[:6]
+        if not changes:
+            changes = _data_changes(folder, stream)
+        if not changes:
+            return read_json(folder / "result.json", "the result") if _status(folder) == "complete" else None
         if not overwrite:
-            changed = "; ".join(differences(there, config.to_dict())[:6])
+            changed = "; ".join(changes)
             raise OptionsError(
-                f"{folder} holds a run with other options ({changed}); choose another folder, or --overwrite to replace it"
+                f"{folder} holds another run ({changed}); choose another folder, or --overwrite to replace it"
             )
         _clear(folder)
     elif any(entry.name != ".lock" for entry in folder.iterdir()) and not overwrite:
@@ -283,6 +298,25 @@ def _prepare(folder: Path, config: RunConfig, stream: Stream, device: Device, ov
     write_json(folder / "stream.json", spec_to_dict(stream.spec))
     write_json(folder / "environment.json", environment(stream.checksums, str(device)))
     return None
+
+
+def _data_changes(folder: Path, stream: Stream) -> list[str]:
+    """What tells this stream from the one that the folder's run was trained on, where their options agree."""
+    try:
+        before = read_json(folder / "stream.json", "the stream's description")
+        data = read_json(folder / "environment.json", "the environment")["data"]
+    except StorageError:
+        return []  # the process died while these were first written; the run has not begun
+    changes = differences(before, _plain(spec_to_dict(stream.spec)))[:3]
+    return changes or [
+        f"data {name!r}: other content" for name, digest in data.items() if stream.checksums.get(name) != digest
+    ]
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    """As it comes back from JSON."""
+    result: dict[str, Any] = json.loads(json.dumps(value))
+    return result
 
 
 def _status(folder: Path) -> str | None:

@@ -107,7 +107,7 @@ class WGANGP(Part):
     conditional: Annotated[
         bool, Field(description="class code joined to critic features and z, so that a class can be asked for")
     ] = False
-    phase_steps: Annotated[int, Field(gt=0, description="critic updates a task")] = 3000
+    phase_steps: Annotated[int, Field(gt=0, description="critic updates a task")] = 2000
     phase_batch_size: Annotated[int, Field(gt=0, description="new rows a step of its phase")] = 64
     critic_steps: Annotated[int, Field(gt=0, description="critic updates for one generator update")] = 2
     penalty_weight: Annotated[float, Field(ge=0, description="weight of the gradient penalty (lambda)")] = 10.0
@@ -118,10 +118,10 @@ class WGANGP(Part):
         ),
     ] = 0.3
     optimiser: Annotated[Optimiser, Field(description="how the generator's weights are updated")] = field(
-        default_factory=lambda: Adam(learning_rate=5e-4, betas=(0.5, 0.9))
+        default_factory=lambda: Adam(learning_rate=1e-3, betas=(0.5, 0.9))
     )
     critic_optimiser: Annotated[Optimiser, Field(description="how the critic's weights are updated")] = field(
-        default_factory=lambda: Adam(learning_rate=5e-4, betas=(0.5, 0.9))
+        default_factory=lambda: Adam(learning_rate=1e-3, betas=(0.5, 0.9))
     )
 
     trains_by = "step"

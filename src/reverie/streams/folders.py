@@ -31,9 +31,10 @@ def read(path: Path, tasks: int) -> tuple[list[str], list[tuple[Any, ...]]]:
 
 def _npz(file: Path, problems: Problems) -> tuple[Any, ...]:
     try:
-        with np.load(file, allow_pickle=False) as content:
+        # Opened here, since numpy leaves a damaged file open; a TypeError is a single array under the name of many.
+        with open(file, "rb") as opened, np.load(opened, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, TypeError, zipfile.BadZipFile, EOFError) as error:
         problems.add(f"{file.name}: not a readable .npz of plain arrays ({error})")
         return ()
     names = ["x_train", "y_train"] + (["x_test", "y_test"] if "x_test" in arrays else [])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,7 +15,6 @@ from torch.nn import functional
 from reverie.checks import OptionsError, Problems
 from reverie.options import Part
 from reverie.seeding import generator
-from reverie.streams import folders
 from reverie.streams.datasets import Dataset, load
 from reverie.streams.stream import ArrayStream, Data, Piece, assemble
 from reverie.types import Recommended, Scenario
@@ -242,16 +240,13 @@ class Folder(Part):
     scenarios = ("class", "task", "domain")
 
     def build(self, scenario: Scenario, seed: int, data_dir: str | None = None) -> ArrayStream:
-        path = Path(self.path)
-        names, arrays = folders.read(path, self.tasks)
-        return ArrayStream.from_arrays(
-            arrays,
+        return ArrayStream.from_folder(
+            self.path,
             scenario,
-            names=names,
+            tasks=self.tasks,
             test_fraction=self.test_fraction,
             validation_fraction=self.validation_fraction,
             seed=seed,
-            name=path.name,
         )
 
 

@@ -7,17 +7,20 @@ Nature Machine Intelligence 2022) and checks everything that would otherwise go 
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from reverie.checks import DataError, Problems
+from reverie.checks import DataError, Problems, nearest
 from reverie.seeding import generator
+from reverie.streams import folders
 from reverie.streams.rows import DatasetRows, JoinedRows, TensorRows, item_array
 from reverie.types import Label, Recommended, Rows, Scenario, StreamSpec, Task, TestSet
 
@@ -126,11 +129,22 @@ class ArrayStream:
 
         Raises DataError with everything that is wrong.
         """
-        pieces = []
-        for number, arrays in enumerate(tasks):
-            piece_name = names[number] if names else f"task {number + 1}"
-            pieces.append(_piece_from_arrays(piece_name, arrays, test_fraction, seed + number))
-        return assemble(name, pieces, scenario, validation_fraction, seed, recommended or recommend(pieces[:1]))
+        pieces, problems = [], Problems()
+        for number, (piece_name, arrays) in enumerate(zip(_names(names, len(tasks)), tasks, strict=True)):
+            try:
+                pieces.append(_piece_from_arrays(piece_name, arrays, test_fraction, seed + number))
+            except DataError as error:
+                problems.add(str(error))
+        problems.raise_as(DataError, "these data cannot be made into a stream")
+        return assemble(
+            name,
+            pieces,
+            scenario,
+            validation_fraction,
+            seed,
+            recommended or recommend(pieces),
+            checksums={piece.name: _checksum(piece) for piece in pieces},
+        )
 
     @staticmethod
     def continued(
@@ -169,7 +183,7 @@ class ArrayStream:
         train, test = (_rows(data, piece, outputs, task) for data in (piece.train, piece.test))
         gone = TensorRows(torch.empty(0, *spec.input_shape), torch.empty(0, dtype=torch.int64))
         tests = (TestSet(piece.name, outputs, test, since=task, head=task),)
-        return ArrayStream(longer, (*[gone] * task, train), tests, (None,) * (task + 1))
+        return ArrayStream(longer, (*[gone] * task, train), tests, (None,) * (task + 1), {piece.name: _checksum(piece)})
 
     @staticmethod
     def from_datasets(
@@ -186,11 +200,20 @@ class ArrayStream:
         a batch needs them, so a data set may be larger than memory. Raises DataError with everything that is wrong.
         """
         pieces = []
-        for number, (train, test) in enumerate(tasks):
-            parts = [Data(dataset, _dataset_labels(dataset)) for dataset in (train, test)]
-            labels = _distinct(parts[0].labels)
-            pieces.append(Piece(names[number] if names else f"task {number + 1}", parts[0], parts[1], labels))
-        return assemble(name, pieces, scenario, 0.0, 0, recommended or recommend(pieces[:1]))
+        for piece_name, (train, test) in zip(_names(names, len(tasks)), tasks, strict=True):
+            parts = [Data(dataset, _dataset_labels(dataset, piece_name)) for dataset in (train, test)]
+            pieces.append(Piece(piece_name, parts[0], parts[1], _distinct(parts[0].labels)))
+        return assemble(name, pieces, scenario, 0.0, 0, recommended or recommend(pieces))
+
+    @staticmethod
+    def from_folder(path: str | Path, scenario: Scenario = "class", *, tasks: int = 1, **options: Any) -> ArrayStream:
+        """A stream from files: one .npz a task (arrays x_train, y_train and, where they exist, x_test, y_test), in the order
+        of their names; or images as ``train/<class>/*.png`` (and ``test/...``), their classes dealt out to ``tasks`` tasks.
+
+        options: as for ``from_arrays``. Raises DataError with every file that is wrong.
+        """
+        names, arrays = folders.read(Path(path), tasks)
+        return ArrayStream.from_arrays(arrays, scenario, names=names, **{"name": Path(path).name, **options})
 
 
 def assemble(
@@ -212,6 +235,11 @@ def assemble(
     problems = Problems()
     if not pieces:
         raise DataError("a stream needs at least one task; got none")
+    scenarios = get_args(Scenario)
+    problems.check(scenario in scenarios, f"scenario = {scenario!r}: no such scenario; {nearest(scenario, scenarios)}")
+    problems.check(
+        0 <= validation_fraction < 1, f"validation_fraction = {validation_fraction}: must be at least 0 and less than 1"
+    )
     value_range = _check_pieces(pieces, scenario, problems)
     problems.raise_as(DataError, "these data cannot be made into a stream")
     classes, outputs = _outputs(pieces, scenario, shared_labels)
@@ -242,19 +270,26 @@ def assemble(
 
 
 def recommend(pieces: Sequence[Piece]) -> Recommended:
-    """Sizes that suit data of this shape, for streams that bring no recommendation of their own."""
+    """Settings that suit data of this shape and range, for streams that bring no recommendation of their own."""
     numbers = int(np.prod(_shape(pieces[0]))) if pieces else 784
-    width = 100 if numbers <= 256 else 400
-    return Recommended(
-        solver={"name": "mlp"},
-        generator={"name": "vae"},
-        values={
-            "hidden": (width, width),
-            "latent_dim": 32 if numbers <= 256 else 100,
-            "steps": 1000,
-            "batch_size": 128,
-        },
-    )
+    small = numbers <= 256
+    width = 100 if small else 400
+    values: dict[str, Any] = {
+        "hidden": (width, width),
+        "latent_dim": 32 if small else 100,
+        "steps": 1000,
+        "batch_size": 128,
+        # With few inputs the reconstruction term is small beside the KL term, and samples blur (chosen on split digits).
+        "kl_weight": 0.25 if small else 1.0,
+    }
+    unit = all(_in_unit_range(piece.train.x) for piece in pieces if piece.train.is_array)
+    likelihood = "bernoulli" if unit else "gaussian"
+    return Recommended(solver={"name": "mlp"}, generator={"name": "vae", "likelihood": likelihood}, values=values)
+
+
+def _in_unit_range(x: Any) -> bool:
+    array = x.numpy() if isinstance(x, Tensor) else x
+    return array.dtype == np.uint8 or (array.size > 0 and bool(array.min() >= 0) and bool(array.max() <= 1))
 
 
 def _outputs(
@@ -292,6 +327,8 @@ def _rows(part: Data, piece: Piece, outputs: Sequence[int], task: int) -> Rows:
 
 def _tensor(array: np.ndarray) -> Tensor:
     """A tensor over the same memory; rows only read it, so an array marked read-only stays shared."""
+    if not array.dtype.isnative or min(array.strides, default=0) < 0:  # which torch cannot look at
+        array = np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
@@ -314,10 +351,12 @@ def _check_pieces(pieces: Sequence[Piece], scenario: Scenario, problems: Problem
                 continue
             if part.is_array and id(part.x) not in checked:
                 checked[id(part.x)] = _check_values(part.x, where, problems)
-        if len(piece.train.labels) and _shape(piece) != shape:
-            problems.add(
-                f"task {piece.name!r}: inputs of shape {_shape(piece)}, the first task has {shape}; all tasks need one shape"
-            )
+        for kind, part in (("", piece.train), (" test", piece.test)):
+            got = _shape(replace(piece, train=part)) if len(part.labels) and len(part.x) else shape
+            if got != shape:
+                problems.add(
+                    f"task {piece.name!r}:{kind} inputs of shape {got}, the first task has {shape}; all need one shape"
+                )
         taught = set(_distinct(piece.train.labels))
         for label in piece.labels:
             if len(piece.train.labels) and label not in taught:
@@ -401,25 +440,44 @@ def _piece_from_arrays(name: str, arrays: Sequence[Any], test_fraction: float, s
     return Piece(name, Data(x, y, kept), Data(x, y, held), _distinct(y))
 
 
+def _checksum(piece: Piece) -> str:
+    """SHA-256 of the piece's inputs and labels, so that a folder of one data set is not taken for a run on another."""
+    digest = hashlib.sha256()
+    for data in (piece.train, piece.test):
+        x = data.x.numpy() if isinstance(data.x, Tensor) else data.x
+        digest.update(np.ascontiguousarray(x).data)
+        digest.update("\x1f".join(map(str, data.labels.tolist())).encode())
+    return digest.hexdigest()
+
+
 def _as_array(x: Any) -> Any:
     return x.detach().cpu() if isinstance(x, Tensor) else np.asarray(x)
 
 
+def _names(names: Sequence[str] | None, tasks: int) -> Sequence[str]:
+    if names is not None and len(names) != tasks:
+        raise DataError(f"names = {list(names)}: {len(names)} names for {tasks} tasks; give one for each")
+    return names or [f"task {number + 1}" for number in range(tasks)]
+
+
 def _as_labels(y: Any, name: str) -> np.ndarray:
     labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if labels.dtype.kind == "S" or (labels.dtype.kind == "O" and all(isinstance(label, str) for label in labels.flat)):
+        labels = labels.astype(str)
     if labels.ndim != 1:
         raise DataError(f"{name}: labels of shape {labels.shape}; expected one label a row, shape (N,)")
-    if labels.dtype.kind not in "iuUSO":
+    if labels.size and labels.dtype.kind not in "iuU":
         raise DataError(f"{name}: labels of dtype {labels.dtype}; expected integers or strings")
     return labels
 
 
-def _dataset_labels(dataset: Any) -> np.ndarray:
+def _dataset_labels(dataset: Any, name: str) -> np.ndarray:
     for attribute in ("targets", "labels"):
         values = getattr(dataset, attribute, None)
         if values is not None and len(values) == len(dataset):
-            return np.asarray(values.cpu() if isinstance(values, Tensor) else values)
-    return np.asarray([_plain(dataset[i][1]) for i in range(len(dataset))])
+            return _as_labels(values, name)
+    found = [dataset[i][1] for i in range(len(dataset))]
+    return _as_labels([label.item() if isinstance(label, Tensor) else label for label in found], name)
 
 
 def _distinct(labels: np.ndarray) -> tuple[Label, ...]:

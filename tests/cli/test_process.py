@@ -1,0 +1,69 @@
+"""The command as a process: few of them, because importing torch takes seconds."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+TINY = ["--stream", "blobs", "--stream.tasks", "2", "--stream.dimensions", "6", "--stream.rows_per_class", "24"]
+COMMAND = [sys.executable, "-m", "reverie"]
+
+
+def test_help_does_not_load_torch() -> None:
+    """Nor does a word that is no command."""
+    script = (
+        "import sys\n"
+        "from reverie.cli import main\n"
+        "codes = [main(['--help']), main(['--version']), main(['rnu'])]\n"
+        "heavy = sorted({'torch', 'numpy', 'sklearn', 'matplotlib', 'typer'} & set(sys.modules))\n"
+        "print(codes, heavy)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[0, 0, 2] []"
+    assert "did you mean 'run'?" in done.stderr
+
+
+def test_a_grid_in_two_processes_is_the_same_as_in_one(tmp_path: Path) -> None:
+    """Cells in spawned workers give what this process gives, and are not run twice."""
+    from reverie.cli import main
+
+    words = ["run", *TINY, "--learner", "naive", "replay", "--seeds", "0", "1", "--learner.steps", "5", "--threads", "1", "--json"]
+    many = subprocess.run([*COMMAND, *words, "--workers", "2", "--out", str(tmp_path / "two")], capture_output=True, text=True, timeout=300)
+    assert many.returncode == 0, many.stderr
+    results = json.loads(many.stdout)
+    assert [(r["learner"], r["seed"]) for r in results] == [("naive", 0), ("naive", 1), ("replay", 0), ("replay", 1)]
+    assert main([*words, "--out", str(tmp_path / "one")]) == 0
+    for result in results:
+        name = f"{result['learner']}-seed{result['seed']}"
+        alone = json.loads((tmp_path / "one" / name / "result.json").read_text())
+        assert alone["matrices"] == result["matrices"]
+        assert alone["options"] == result["options"]
+    stamps = {file: file.stat().st_mtime_ns for file in (tmp_path / "two").glob("*/metrics.jsonl")}
+    assert len(stamps) == 4
+    assert main([*words, "--out", str(tmp_path / "two")]) == 0
+    assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
+
+
+def test_ctrl_c_on_a_real_process(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["run", *TINY, "--learner", "generative-replay", "--learner.steps", "4000", "--threads", "1", "--out", str(out)]
+    process = subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not (out / "metrics.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert f"reverie resume {out} continues" in " ".join(err.split())
+    result = json.loads((out / "result.json").read_text())
+    assert result["status"] == "interrupted"
+    assert 0 < result["cost"]["steps"] < 8000
+    assert (out / "checkpoint" / "manifest.json").exists()

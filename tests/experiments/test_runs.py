@@ -1,0 +1,338 @@
+"""Run folders: what is written, continued, refused; and what a saved run answers."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import reverie
+from reverie.checks import DataError, NotReadyError, OptionsError, StorageError
+from reverie.experiments.config import RunConfig, read_yaml
+from reverie.experiments.grid import grid, run_grid
+from reverie.experiments.runs import Run
+from reverie.generators import GENERATORS
+from reverie.learners import GenerativeReplay, Naive
+from reverie.solvers import MLP
+from reverie.streams import ArrayStream, Blobs
+from tests.tiny import differing, recommending
+
+BLOBS = {"name": "blobs", "tasks": 2, "dimensions": 6, "rows_per_class": 24}
+GENERATIVE = {"name": "generative-replay", "solver": {"name": "mlp", "hidden": [12]}, "steps": 6, "batch_size": 8}
+ANIMALS = ("cat", "dog", "eel", "fox")
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file() and f.name != ".lock"}
+
+
+def run_blobs(out: Path | None, seed: int = 0, **changes: Any) -> Run:
+    return reverie.run(BLOBS, {**GENERATIVE, **changes}, seed=seed, out=out, threads=1)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    torch.set_num_threads(1)
+    return run_blobs(tmp_path_factory.mktemp("saved") / "run")
+
+
+@pytest.fixture(scope="module")
+def animals(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Learnt from images of bytes with labels of text, with a generator that can be asked for a class."""
+    rng = np.random.default_rng(0)
+
+    def images(labels: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+        y = np.repeat(labels, 20)
+        x = rng.integers(0, 60, (len(y), 1, 4, 4))
+        for row, label in zip(x, y, strict=True):
+            row[0, ANIMALS.index(label)] += 180
+        return x.astype(np.uint8), y
+
+    stream = recommending(ArrayStream.from_arrays([images(("cat", "dog")), images(("eel", "fox"))]), steps=120, learning_rate=0.01)
+    learner = GenerativeReplay(generator=GENERATORS["vae"](conditional=True))
+    return reverie.run(stream, learner, out=tmp_path_factory.mktemp("animals") / "run")
+
+
+# ---------------------------------------------------------------------------------------------- the folder
+
+
+def test_what_a_run_leaves(saved: Run) -> None:
+    folder = saved.folder
+    assert folder is not None
+    names = {entry.name for entry in folder.iterdir()}
+    assert {"config.yaml", "environment.json", "metrics.jsonl", "result.json", "stream.json", "checkpoint"} <= names
+    result = json.loads((folder / "result.json").read_text())
+    assert result == json.loads(json.dumps(dict(saved.result)))
+    for key in (
+        *("schema", "status", "stream", "scenario", "learner", "generator", "seed", "tasks", "accuracy", "matrices"),
+        *("summary", "memory", "cost", "options"),
+    ):
+        assert key in result
+    assert (result["schema"], result["status"], result["scenario"]) == (1, "complete", "class")
+    assert set(result["summary"]) == {
+        *("average_accuracy", "forgetting", "backward_transfer", "forward_transfer", "learning_accuracy"),
+        "average_incremental_accuracy",
+    }
+    assert {"persistent", "working", "stores_raw_data", "stores"} <= set(result["memory"])
+    assert set(result["cost"]) == {
+        *("seconds", "train_seconds", "steps", "rows_per_second", "flops_estimate", "peak_memory_bytes"),
+    }
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["machine"]["threads"] == 1
+    assert environment["versions"]["torch"] == torch.__version__
+
+
+def test_the_config_of_a_run_runs_again_as_it_is(saved: Run, tmp_path: Path) -> None:
+    assert saved.folder is not None
+    config = RunConfig.read(saved.folder / "config.yaml")
+    assert config.learner["generator"]["latent_dim"] == 4  # the stream's, resolved
+    again = reverie.experiments.runs.run_config(config, tmp_path / "again")
+    assert again.accuracy == saved.accuracy
+    assert read_yaml(tmp_path / "again" / "config.yaml") == read_yaml(saved.folder / "config.yaml")
+
+
+def test_a_finished_run_is_returned_and_not_trained_again(saved: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert saved.folder is not None
+    before = files(saved.folder)
+    monkeypatch.setattr(GenerativeReplay, "step", lambda *arguments: pytest.fail("it trained again"))
+    for again in (run_blobs(saved.folder), reverie.resume(saved.folder)):
+        assert again.result == json.loads(json.dumps(dict(saved.result)))
+        assert differing(again.learner.state(), saved.learner.state()) == []
+    assert files(saved.folder) == before
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 7}, {"distill": True}])
+def test_other_options_are_refused_and_nothing_changes(saved: Run, change: dict[str, Any]) -> None:
+    assert saved.folder is not None
+    before = files(saved.folder)
+    (name, value), *_ = change.items()
+    with pytest.raises(OptionsError, match=f"holds a run with other options.*{name}: .* -> {value}.*--overwrite") as caught:
+        run_blobs(saved.folder, **change)
+    assert caught.value.exit_code == 2
+    assert files(saved.folder) == before
+
+
+def test_overwrite_replaces_the_run_and_spares_other_files(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_blobs(out)
+    (out / "notes.txt").write_text("mine")
+    other = reverie.run(BLOBS, "naive", seed=1, out=out, threads=1, overwrite=True)
+    assert (out / "notes.txt").read_text() == "mine"
+    assert not (out / "samples").exists()
+    assert not (out / "arrays").exists()
+    assert json.loads((out / "result.json").read_text())["learner"] == "naive"
+    assert {json.loads(line)["kind"] for line in (out / "metrics.jsonl").read_text().splitlines()} == {"losses", "evaluation"}
+    assert reverie.load(out).accuracy == other.accuracy
+
+
+def test_a_folder_with_other_things_in_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    before = files(tmp_path)
+    with pytest.raises(OptionsError, match="is not empty and holds no run"):
+        run_blobs(tmp_path)
+    assert files(tmp_path) == before
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match=r"cannot write to the run folder .*choose another with --out") as caught:
+        run_blobs(tmp_path / "file" / "run")
+    assert caught.value.exit_code == 2
+
+
+def test_two_processes_in_one_folder(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    held = os.open(out / ".lock", os.O_CREAT | os.O_RDWR)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(StorageError, match="another process is working in"):
+            run_blobs(out)
+        assert files(out) == {}
+    finally:
+        os.close(held)
+    assert run_blobs(out).result["status"] == "complete"
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "result.json", "stream.json"])
+def test_files_of_a_newer_version_are_refused_and_kept(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run_blobs(out)
+    path = out / name
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 2').replace("schema: 1", "schema: 2"))
+    before = files(out)
+    doors = [lambda: reverie.load(out)]
+    if name != "stream.json":  # only prediction reads it
+        doors += [lambda: run_blobs(out), lambda: reverie.resume(out), lambda: run_blobs(out, seed=3)][: 2 if name == "result.json" else 3]
+    for door in doors:
+        with pytest.raises(StorageError, match=r"schema 2, this version of Reverie reads up to 1.*update Reverie"):
+            door()
+    assert files(out) == before
+
+
+def test_resume_of_nothing(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="config not found"):
+        reverie.resume(tmp_path / "nothing")
+    with pytest.raises(StorageError, match="config not found"):
+        reverie.load(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize(
+    ("stream", "learner", "options", "message"),
+    [
+        ("blobz", "naive", {}, "did you mean 'blobs'"),
+        ("blobs", "naiv", {}, "did you mean 'naive'"),
+        ("blobs", "naive", {"scenario": "tasks"}, "scenario = 'tasks'"),
+        ("blobs", "naive", {"device": "gpu"}, "device = 'gpu': not a device name"),
+        ("blobs", "naive", {"seed": -3}, "seed = -3"),
+        ("blobs", "naive", {"checkpoint": 3}, "checkpoint: no such option"),
+        ("blobs", {"name": "replay", "buffer": {"name": "buffer", "budget": 3, "unit": "items"}}, {}, "fewer than the 6 classes"),
+    ],
+)
+def test_bad_options_are_found_before_anything_is_written(
+    stream: Any, learner: Any, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(OptionsError, match=message) as caught:
+        reverie.run(stream, learner, out=tmp_path / "run", **options)
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_stream_made_in_python_is_continued_from_python_alone(animals: Run) -> None:
+    assert animals.folder is not None
+    with pytest.raises(OptionsError, match=r"its stream was made in Python.*call reverie\.run"):
+        reverie.resume(animals.folder)
+
+
+# ---------------------------------------------------------------------------------------------- answers
+
+
+def test_a_loaded_run_answers_as_the_one_in_memory(saved: Run) -> None:
+    assert saved.folder is not None
+    loaded = reverie.load(saved.folder)
+    x = Blobs(**{key: value for key, value in BLOBS.items() if key != "name"}).build("class", 3).tests[1].rows.take(torch.arange(9)).x
+    assert torch.equal(loaded.scores(x), saved.scores(x))
+    assert loaded.predict(x).tolist() == saved.predict(x).tolist()
+    assert differing(loaded.learner.state(), saved.learner.state()) == []
+    assert np.array_equal(loaded.sample(5, seed=2), saved.sample(5, seed=2))
+    assert not np.array_equal(loaded.sample(5, seed=2), loaded.sample(5, seed=3))
+    assert loaded.sample(5).shape == (5, 6)
+    assert (loaded.accuracy, loaded.summary) == (saved.accuracy, saved.summary)
+
+
+def test_answers_are_the_users_own_labels(animals: Run) -> None:
+    assert animals.folder is not None
+    loaded = reverie.load(animals.folder)
+    x = np.zeros((4, 1, 4, 4), np.uint8)
+    for k in range(4):
+        x[k, 0, k] = 220
+    for run in (animals, loaded):
+        assert run.predict(x).tolist() == list(ANIMALS)
+        # Bytes and the same numbers as floats in [0, 1] are the same input.
+        assert torch.equal(run.scores(x), run.scores((x / np.float32(255)).astype(np.float32)))
+        assert torch.equal(run.scores(x), run.scores(torch.from_numpy(x)))
+    assert torch.equal(animals.scores(x), loaded.scores(x))
+
+
+def test_samples_of_a_label(animals: Run) -> None:
+    assert animals.folder is not None
+    loaded = reverie.load(animals.folder)
+    for label in ANIMALS:
+        drawn = loaded.sample(30, label=label)
+        assert drawn.shape == (30, 1, 4, 4)
+        assert np.array_equal(drawn, animals.sample(30, label=label))
+    with pytest.raises(DataError, match=r"label = 'cow': not one of \['cat', 'dog', 'eel', 'fox'\]"):
+        loaded.sample(3, label="cow")
+    with pytest.raises(OptionsError, match="must be told which classes"):
+        loaded.sample(3)
+
+
+def test_a_learner_without_generator_has_nothing_to_sample() -> None:
+    run = reverie.run(BLOBS, {"name": "naive", "steps": 2}, threads=1)
+    with pytest.raises(NotReadyError, match="naive keeps no generator"):
+        run.sample(3)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((3, 5), np.float32), r"inputs of shape \(3, 5\): expected \(N, 6\)"),
+        (np.zeros(6, np.float32), r"inputs of shape \(6,\)"),
+        (np.zeros((3, 1, 6), np.float32), r"inputs of shape \(3, 1, 6\)"),
+        (np.zeros((3, 6), np.int64), "dtype torch.int64: expected uint8"),
+        (np.full((3, 6), np.nan, np.float32), "NaN or infinite"),
+        (np.full((3, 6), np.inf), "NaN or infinite"),
+        (np.array([["a"] * 6]), "no array of numbers"),
+        ([[1.0, 2.0], [3.0]], "no array of numbers"),
+    ],
+)
+def test_inputs_that_cannot_be_answered(saved: Run, x: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        saved.predict(x)
+
+
+@pytest.mark.parametrize("task", [-1, 2])
+def test_a_task_there_is_not(saved: Run, task: int) -> None:
+    with pytest.raises(DataError, match=f"task = {task}: this run has tasks 0 to 1"):
+        saved.predict(np.zeros((1, 6), np.float32), task)
+
+
+def test_a_task_narrows_the_answer(saved: Run) -> None:
+    x = np.random.default_rng(0).random((40, 6), dtype=np.float32)
+    assert set(saved.predict(x, 0)) <= {0, 1}
+    assert set(saved.predict(x, 1)) <= {2, 3}
+
+
+def test_no_rows_no_answers(saved: Run) -> None:
+    assert saved.predict(np.zeros((0, 6), np.float32)).shape == (0,)
+
+
+def test_a_run_stopped_on_the_way_answers_for_what_it_learnt(tmp_path: Path) -> None:
+    from tests.tiny import Halt
+
+    real, count = GenerativeReplay.end_task, []
+
+    def dies(self: Any, task: Any) -> None:
+        count.append(task)
+        if len(count) == 2:
+            raise Halt
+        real(self, task)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(GenerativeReplay, "end_task", dies)
+        with pytest.raises(Halt):
+            run_blobs(tmp_path / "run")
+    loaded = reverie.load(tmp_path / "run")
+    assert loaded.result["status"] == "interrupted"
+    assert len(loaded.accuracy) == 1
+    assert loaded.predict(np.zeros((2, 6), np.float32)).shape == (2,)
+
+
+def test_a_solver_of_the_users_own(tmp_path: Path) -> None:
+    run = reverie.run(BLOBS, Naive(solver=MLP(hidden=(5, 5)), steps=3), out=tmp_path / "run", threads=1)
+    assert reverie.load(tmp_path / "run").learner.state()["solver"]["weights"]["head.weight"].shape == (4, 5)
+    assert run.result["options"]["learner"]["solver"]["hidden"] == [5, 5]
+
+
+# ---------------------------------------------------------------------------------------------- grids
+
+
+def test_a_grid_gives_every_cell_and_skips_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configs = [RunConfig.from_dict({"stream": BLOBS, "learner": {"name": name, "steps": 3}}) for name in ("naive", "replay")]
+    cells = grid(configs, [0, 1], tmp_path)
+    results = {cell.title: result for cell, result in run_grid(cells)}
+    assert list(results) == ["naive-seed0", "naive-seed1", "replay-seed0", "replay-seed1"]
+    assert all(result["status"] == "complete" for result in results.values())
+    assert results["naive-seed0"]["accuracy"] != results["naive-seed1"]["accuracy"]
+    monkeypatch.setattr(Naive, "step", lambda *arguments: pytest.fail("it trained again"))
+    monkeypatch.setattr(reverie.learners.Replay, "step", lambda *arguments: pytest.fail("it trained again"))
+    assert {cell.title: result["accuracy"] for cell, result in run_grid(cells)} == {
+        title: result["accuracy"] for title, result in results.items()
+    }
