@@ -137,7 +137,10 @@ def bits(tree: Any, path: str = "") -> dict[str, Any]:
         items = [(str(index), value) for index, value in enumerate(tree)]
     else:
         return {path: tree}
-    return {path: type(tree).__name__, **{k: v for key, value in items for k, v in bits(value, f"{path}/{key}").items()}}
+    return {
+        path: type(tree).__name__,
+        **{k: v for key, value in items for k, v in bits(value, f"{path}/{key}").items()},
+    }
 
 
 def differing(a: Any, b: Any) -> list[str]:

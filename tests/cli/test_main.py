@@ -56,7 +56,10 @@ Command = Callable[..., Answer]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the command, shared by the tests that read one."""
     out = tmp_path_factory.mktemp("cli") / "run"
-    assert main(["run", *TINY, "--learner", "generative-replay", *SMALL, "--seed", "3", "--out", str(out), "--json"]) == DONE
+    assert (
+        main(["run", *TINY, "--learner", "generative-replay", *SMALL, "--seed", "3", "--out", str(out), "--json"])
+        == DONE
+    )
     return out
 
 
@@ -114,7 +117,10 @@ def test_every_command_has_help(name: str, command: Command) -> None:
         (["run", *TINY, "--evaluate-every", "0"], "evaluate_every = 0"),
         (["run", *TINY, "--checkpoint-steps", "-1"], "checkpoint_steps = -1"),
         (["run", "--config", "/nowhere/config.yaml"], "config not found"),
-        (["run", *TINY, "--learner", "naive", "replay", "--learner.bufer.budget", "3"], "none of naive, replay has this option"),
+        (
+            ["run", *TINY, "--learner", "naive", "replay", "--learner.bufer.budget", "3"],
+            "none of naive, replay has this option",
+        ),
         (["resume", "/nowhere"], "config not found"),
         (["predict", "/nowhere", "x.npy"], "config not found"),
         (["report", "/nowhere"], "/nowhere"),
@@ -132,7 +138,9 @@ def test_bad_usage_is_told_with_what_to_try(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [["run", "--sceed", "1"], ["run", "--workers", "0"], ["run", "--seed", "one"], ["predict"]])
+@pytest.mark.parametrize(
+    "words", [["run", "--sceed", "1"], ["run", "--workers", "0"], ["run", "--seed", "one"], ["predict"]]
+)
 def test_words_that_the_parser_refuses(words: list[str], command: Command) -> None:
     answer = command(*words)
     assert answer.code == BAD_USAGE
@@ -142,8 +150,19 @@ def test_words_that_the_parser_refuses(words: list[str], command: Command) -> No
 def test_several_mistakes_are_told_at_once(command: Command, tmp_path: Path) -> None:
     out = tmp_path / "run"
     answer = command(
-        *("run", "--stream", "blobs", "--stream.tasks", "0", "--learner", "generative-replay", "--learner.temperature", "-2"),
-        *("--learner.generator.latent_dm", "3", "--learner.generator", "vae", "--scenario", "clas", "--out", out),
+        *[
+            "run",
+            "--stream",
+            "blobs",
+            "--stream.tasks",
+            "0",
+            "--learner",
+            "generative-replay",
+            "--learner.temperature",
+            "-2",
+        ],
+        *["--learner.generator.latent_dm", "3", "--learner.generator", "vae", "--scenario", "clas", "--out"],
+        out,
     )
     assert answer.code == BAD_USAGE
     for part in ("stream.tasks = 0", "learner.temperature = -2", "did you mean 'latent_dim'?", "scenario = 'clas'"):
@@ -190,7 +209,8 @@ def test_parts_and_their_options_in_any_order(command: Command, tmp_path: Path) 
     answer = command(
         *("run", *TINY, "--learner.generator.hidden", "7,7", "--learner=generative-replay", *SMALL),
         *("--learner.generator", "vae", "--learner.generator.latent_dim=2", "--learner.solver.hidden=[5]", "--json"),
-        *("--learner.solver", "mlp", "--learner.distill", "true", "--learner.importance", "0.25", "--out", tmp_path / "run"),
+        *["--learner.solver", "mlp", "--learner.distill", "true", "--learner.importance", "0.25", "--out"],
+        tmp_path / "run",
     )
     assert answer.code == DONE, answer.err
     learner = json.loads(answer.out)["options"]["learner"]
@@ -385,7 +405,9 @@ def test_list_shows_an_entrys_options(kind: str, name: str, command: Command) ->
 @pytest.mark.parametrize("name", PRESETS)
 def test_list_shows_a_preset(name: str, command: Command) -> None:
     shown = json.loads(command("list", "presets", name, "--json").out)
-    assert shown == json.loads(json.dumps({"source": PRESETS[name].source, "cost": PRESETS[name].cost, "options": PRESETS[name].options}))
+    assert shown == json.loads(
+        json.dumps({"source": PRESETS[name].source, "cost": PRESETS[name].cost, "options": PRESETS[name].options})
+    )
     assert PRESETS[name].source.split()[0] in command("list", "presets", name).out
 
 
@@ -406,7 +428,13 @@ def test_data_says_what_is_here(command: Command, tmp_path: Path) -> None:
     ("text", "value"),
     [
         *(("3", 3), ("-3", -3), ("1e-3", 0.001), ("0.5", 0.5), ("true", True), ("null", None), ("none", "none")),
-        *(("400,400", [400, 400]), ("[1, 2]", [1, 2]), ("a,b", ["a", "b"]), ("400,", [400]), ("split-mnist", "split-mnist")),
+        *(
+            ("400,400", [400, 400]),
+            ("[1, 2]", [1, 2]),
+            ("a,b", ["a", "b"]),
+            ("400,", [400]),
+            ("split-mnist", "split-mnist"),
+        ),
         *(("1e30", 1e30), ("[1", "[1"), ("", None)),
     ],
 )
@@ -416,7 +444,17 @@ def test_values_of_words(text: str, value: Any) -> None:
 
 
 def test_dotted_words_leave_the_others_alone() -> None:
-    words = ["--stream", "blobs", "--stream.tasks=2", "--out", "runs/a.b", "--learner.solver.hidden", "4,4", "--seed", "1"]
+    words = [
+        "--stream",
+        "blobs",
+        "--stream.tasks=2",
+        "--out",
+        "runs/a.b",
+        "--learner.solver.hidden",
+        "4,4",
+        "--seed",
+        "1",
+    ]
     rest, tree = take_dotted(words)
     assert rest == ["--stream", "blobs", "--out", "runs/a.b", "--seed", "1"]
     assert tree == {"stream": {"tasks": 2}, "learner": {"solver": {"hidden": [4, 4]}}}

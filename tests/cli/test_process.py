@@ -9,7 +9,18 @@ import sys
 import time
 from pathlib import Path
 
-TINY = ["--stream", "blobs", "--stream.tasks", "2", "--stream.dimensions", "6", "--stream.rows_per_class", "24"]
+TINY = [
+    "--stream",
+    "blobs",
+    "--stream.tasks",
+    "2",
+    "--stream.dimensions",
+    "6",
+    "--stream.rows_per_class",
+    "24",
+    "--threads",
+    "1",
+]
 COMMAND = [sys.executable, "-m", "reverie"]
 
 
@@ -32,8 +43,9 @@ def test_a_grid_in_two_processes_is_the_same_as_in_one(tmp_path: Path) -> None:
     """Cells in spawned workers give what this process gives, and are not run twice."""
     from reverie.cli import main
 
-    words = ["run", *TINY, "--learner", "naive", "replay", "--seeds", "0", "1", "--learner.steps", "5", "--threads", "1", "--json"]
-    many = subprocess.run([*COMMAND, *words, "--workers", "2", "--out", str(tmp_path / "two")], capture_output=True, text=True, timeout=300)
+    words = ["run", *TINY, *["--learner", "naive", "replay", "--seeds", "0", "1", "--learner.steps", "5", "--json"]]
+    two = [*COMMAND, *words, "--workers", "2", "--out", str(tmp_path / "two")]
+    many = subprocess.run(two, capture_output=True, text=True, timeout=300)
     assert many.returncode == 0, many.stderr
     results = json.loads(many.stdout)
     assert [(r["learner"], r["seed"]) for r in results] == [("naive", 0), ("naive", 1), ("replay", 0), ("replay", 1)]
@@ -51,7 +63,7 @@ def test_a_grid_in_two_processes_is_the_same_as_in_one(tmp_path: Path) -> None:
 
 def test_ctrl_c_on_a_real_process(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    words = ["run", *TINY, "--learner", "generative-replay", "--learner.steps", "4000", "--threads", "1", "--out", str(out)]
+    words = ["run", *TINY, *["--learner", "generative-replay", "--learner.steps", "4000", "--out"], str(out)]
     process = subprocess.Popen([*COMMAND, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 120

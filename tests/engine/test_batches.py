@@ -25,7 +25,9 @@ def rows(n: int) -> TensorRows:
     return TensorRows(torch.arange(n, dtype=torch.float32)[:, None], torch.zeros(n, dtype=torch.int64))
 
 
-def drawn(phase: Phase, n: int, start: int = 0, task: int = 1, number: int = 0, seed: int = 3) -> list[tuple[int, Batch]]:
+def drawn(
+    phase: Phase, n: int, start: int = 0, task: int = 1, number: int = 0, seed: int = 3
+) -> list[tuple[int, Batch]]:
     return list(batches(rows(n), phase, Randomness(seed), task, number, start))
 
 

@@ -167,7 +167,9 @@ def test_a_loss_that_is_not_finite_names_step_part_and_phase(at: int, part: str,
 
 def test_a_learning_rate_far_too_large_is_found_within_a_window() -> None:
     solver = MLP(hidden=(12,), optimiser=SGD(learning_rate=1e30))
-    with pytest.raises(TrainingError, match=r"solver\.cross-entropy stopped being finite at step \d of .* smaller learning rate"):
+    with pytest.raises(
+        TrainingError, match=r"solver\.cross-entropy stopped being finite at step \d of .* smaller learning rate"
+    ):
         train(Naive(solver=solver, steps=200), tiny_stream())
 
 

@@ -101,7 +101,9 @@ def test_killed_again_and_again(whole: dict[str, Trained], tmp_path: Path) -> No
     name = "generative"
     settings = Settings("all", 25, checkpoint_steps=13)
     for _ in range(8):
-        loop = make_loop(METHODS[name], tiny_stream(steps=STEPS), folder=tmp_path, settings=settings, prepare=halt_after(19))
+        loop = make_loop(
+            METHODS[name], tiny_stream(steps=STEPS), folder=tmp_path, settings=settings, prepare=halt_after(19)
+        )
         with pytest.raises(Halt):
             loop.run()
     check(train(METHODS[name], tiny_stream(steps=STEPS), folder=tmp_path, settings=settings), whole[name])

@@ -101,8 +101,14 @@ def test_all_mistakes_are_told_at_once() -> None:
     ("values", "message"),
     [
         ({"learner": {"name": "naive", "steps": 5, "epochs": 2}}, "give one of the two"),
-        ({"learner": {"name": "generative-replay", "distill": True, "labels": "condition"}}, "soft labels come from the solver"),
-        ({"learner": {"name": "generative-replay", "labels": "condition", "generator": "vae"}}, "cannot be asked for a class"),
+        (
+            {"learner": {"name": "generative-replay", "distill": True, "labels": "condition"}},
+            "soft labels come from the solver",
+        ),
+        (
+            {"learner": {"name": "generative-replay", "labels": "condition", "generator": "vae"}},
+            "cannot be asked for a class",
+        ),
         ({"learner": {"name": "replay", "importance": 1.5}}, "less than or equal to 1"),
         ({"learner": {"name": "replay", "importance": 0}}, "greater than 0"),
         ({"learner": {"name": "naive", "batch_size": 2.5}}, "valid integer"),

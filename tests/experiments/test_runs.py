@@ -29,7 +29,11 @@ ANIMALS = ("cat", "dog", "eel", "fox")
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {str(f.relative_to(folder)): f.read_bytes() for f in sorted(folder.rglob("*")) if f.is_file() and f.name != ".lock"}
+    return {
+        str(f.relative_to(folder)): f.read_bytes()
+        for f in sorted(folder.rglob("*"))
+        if f.is_file() and f.name != ".lock"
+    }
 
 
 def run_blobs(out: Path | None, seed: int = 0, **changes: Any) -> Run:
@@ -54,7 +58,9 @@ def animals(tmp_path_factory: pytest.TempPathFactory) -> Run:
             row[0, ANIMALS.index(label)] += 180
         return x.astype(np.uint8), y
 
-    stream = recommending(ArrayStream.from_arrays([images(("cat", "dog")), images(("eel", "fox"))]), steps=120, learning_rate=0.01)
+    stream = recommending(
+        ArrayStream.from_arrays([images(("cat", "dog")), images(("eel", "fox"))]), steps=120, learning_rate=0.01
+    )
     learner = GenerativeReplay(generator=GENERATORS["vae"](conditional=True))
     return reverie.run(stream, learner, out=tmp_path_factory.mktemp("animals") / "run")
 
@@ -112,7 +118,7 @@ def test_other_options_are_refused_and_nothing_changes(saved: Run, change: dict[
     assert saved.folder is not None
     before = files(saved.folder)
     (name, value), *_ = change.items()
-    with pytest.raises(OptionsError, match=f"holds a run with other options.*{name}: .* -> {value}.*--overwrite") as caught:
+    with pytest.raises(OptionsError, match=f"{name}: .* -> {value}.*--overwrite to replace it") as caught:
         run_blobs(saved.folder, **change)
     assert caught.value.exit_code == 2
     assert files(saved.folder) == before
@@ -127,7 +133,10 @@ def test_overwrite_replaces_the_run_and_spares_other_files(tmp_path: Path) -> No
     assert not (out / "samples").exists()
     assert not (out / "arrays").exists()
     assert json.loads((out / "result.json").read_text())["learner"] == "naive"
-    assert {json.loads(line)["kind"] for line in (out / "metrics.jsonl").read_text().splitlines()} == {"losses", "evaluation"}
+    assert {json.loads(line)["kind"] for line in (out / "metrics.jsonl").read_text().splitlines()} == {
+        "losses",
+        "evaluation",
+    }
     assert reverie.load(out).accuracy == other.accuracy
 
 
@@ -169,7 +178,9 @@ def test_files_of_a_newer_version_are_refused_and_kept(name: str, tmp_path: Path
     before = files(out)
     doors = [lambda: reverie.load(out)]
     if name != "stream.json":  # only prediction reads it
-        doors += [lambda: run_blobs(out), lambda: reverie.resume(out), lambda: run_blobs(out, seed=3)][: 2 if name == "result.json" else 3]
+        doors += [lambda: run_blobs(out), lambda: reverie.resume(out)]
+    if name == "config.yaml":  # other options never get as far as the result
+        doors += [lambda: run_blobs(out, seed=3)]
     for door in doors:
         with pytest.raises(StorageError, match=r"schema 2, this version of Reverie reads up to 1.*update Reverie"):
             door()
@@ -193,7 +204,12 @@ def test_resume_of_nothing(tmp_path: Path) -> None:
         ("blobs", "naive", {"device": "gpu"}, "device = 'gpu': not a device name"),
         ("blobs", "naive", {"seed": -3}, "seed = -3"),
         ("blobs", "naive", {"checkpoint": 3}, "checkpoint: no such option"),
-        ("blobs", {"name": "replay", "buffer": {"name": "buffer", "budget": 3, "unit": "items"}}, {}, "fewer than the 6 classes"),
+        (
+            "blobs",
+            {"name": "replay", "buffer": {"name": "buffer", "budget": 3, "unit": "items"}},
+            {},
+            "fewer than the 6 classes",
+        ),
     ],
 )
 def test_bad_options_are_found_before_anything_is_written(
@@ -217,7 +233,7 @@ def test_a_stream_made_in_python_is_continued_from_python_alone(animals: Run) ->
 def test_a_loaded_run_answers_as_the_one_in_memory(saved: Run) -> None:
     assert saved.folder is not None
     loaded = reverie.load(saved.folder)
-    x = Blobs(**{key: value for key, value in BLOBS.items() if key != "name"}).build("class", 3).tests[1].rows.take(torch.arange(9)).x
+    x = Blobs(tasks=2, dimensions=6).build("class", 0).tests[1].rows.take(torch.arange(9)).x
     assert torch.equal(loaded.scores(x), saved.scores(x))
     assert loaded.predict(x).tolist() == saved.predict(x).tolist()
     assert differing(loaded.learner.state(), saved.learner.state()) == []
@@ -325,7 +341,9 @@ def test_a_solver_of_the_users_own(tmp_path: Path) -> None:
 
 
 def test_a_grid_gives_every_cell_and_skips_what_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    configs = [RunConfig.from_dict({"stream": BLOBS, "learner": {"name": name, "steps": 3}}) for name in ("naive", "replay")]
+    configs = [
+        RunConfig.from_dict({"stream": BLOBS, "learner": {"name": name, "steps": 3}}) for name in ("naive", "replay")
+    ]
     cells = grid(configs, [0, 1], tmp_path)
     results = {cell.title: result for cell, result in run_grid(cells)}
     assert list(results) == ["naive-seed0", "naive-seed1", "replay-seed0", "replay-seed1"]

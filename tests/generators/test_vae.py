@@ -191,6 +191,8 @@ def test_samples_depend_on_the_generator_handed_in_alone() -> None:
     vae = built()
     vae.step(rows())
     first = vae.sample(6, seeded(1)).x
+    decoded = vae.network.module.decoder(torch.randn(6, 4, generator=seeded(1)))  # type: ignore[operator]
+    torch.testing.assert_close(first, torch.sigmoid(decoded).detach())
     vae.rng.position = Position(3, 2, 1)
     torch.rand(9)
     assert torch.equal(first, vae.sample(6, seeded(1)).x)

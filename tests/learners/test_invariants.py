@@ -220,7 +220,9 @@ def mostly_past() -> ArrayStream:
         return x.clip(0, 1).astype("float32"), np.repeat(classes, n)
 
     tasks = [(*cloud((0, 1), 150), *cloud((0, 1), 50)), (*cloud((2, 3), 1), *cloud((2, 3), 50))]
-    return recommending(ArrayStream.from_arrays(tasks), steps=120, batch_size=32, hidden=(32,), learning_rate=5e-3, kl_weight=0.1)
+    return recommending(
+        ArrayStream.from_arrays(tasks), steps=120, batch_size=32, hidden=(32,), learning_rate=5e-3, kl_weight=0.1
+    )
 
 
 def old_accuracy(run: Trained) -> tuple[float, float]:

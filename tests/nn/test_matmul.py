@@ -23,6 +23,19 @@ def operands(rows: tuple[int, ...] = (7,), bias: bool = True) -> list[Tensor]:
     return [tensor.requires_grad_() for tensor in tensors]
 
 
+@pytest.fixture(autouse=True)
+def _small_products_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matmul, "WORTHWHILE", 1)
+
+
+def test_small_products_are_left_to_torch(own_product: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matmul, "WORTHWHILE", 7 * 5 * 3)
+    linear(inputs(6, 5), inputs(3, 5))
+    assert own_product == []
+    linear(inputs(7, 5), inputs(3, 5))
+    assert own_product == [(7, 5)]
+
+
 @pytest.fixture
 def own_product(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """The shapes of the inputs that took the fast way."""

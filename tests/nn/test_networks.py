@@ -37,8 +37,7 @@ def network(optimiser: Optimiser | None, outputs: int = 2, batch_norm: bool = Fa
 def train(net: Network, steps: int, start: int = 0) -> None:
     for step in range(start, start + steps):
         x = torch.randn(6, 3, generator=torch.Generator().manual_seed(step))
-        with net.training() as module:
-            net.update(module(x).square().mean())
+        net.update(net.ready(train=True)(x).square().mean())
 
 
 def weights(net: Network) -> list[Tensor]:
@@ -186,12 +185,10 @@ def test_a_frozen_copy_is_weights_alone() -> None:
         frozen.module(torch.ones(1, 3)).sum().backward()
 
 
-def test_training_mode_ends_with_its_block_even_after_an_error() -> None:
-    net = network(Adam())
-    with pytest.raises(KeyError), net.training() as module:  # noqa: PT012
-        assert module.training
-        raise KeyError
-    assert not net.module.training
+def test_ready_switches_every_layer_to_the_mode_asked_for() -> None:
+    net = network(Adam(), batch_norm=True)
+    for train_mode in (True, False, True):
+        assert all(layer.training == train_mode for layer in net.ready(train=train_mode).modules())
 
 
 def test_bytes_are_weights_buffers_gradients_and_moments() -> None:

@@ -76,7 +76,11 @@ def run(
     override = {key: value for key, value in settings.items() if value is not None}
     if stream is not None:
         override["stream"] = {"name": stream}
-    demonstration = not (base or override or learner or _dotted)
+    demonstration = not (base or learner or _dotted or {"stream", "scenario"} & {*override})
+    if demonstration and threads is None:
+        override["threads"] = (
+            1  # networks this small gain nothing from a second thread, and lose much on a busy machine
+        )
     learners = list(learner or (DEMONSTRATION if demonstration else []))
     configs = _configs(base, override, learners)
     chosen = seeds or [seed if seed is not None else base.get("seed", 0)]
@@ -141,8 +145,6 @@ def _base(preset: str | None, config: Path | None) -> dict[str, Any]:
 def _configs(base: dict[str, Any], override: dict[str, Any], learners: Sequence[str]) -> list[RunConfig]:
     """One config a learner; part options go to those learners that have them. All mistakes are reported together."""
     problems = Problems()
-    if learners and not base and not override and not _dotted and tuple(learners) == DEMONSTRATION:
-        base = {"stream": {"name": "split-digits"}}
     configs = []
     names: list[str | None] = [*learners] or [None]
     for name in names:

@@ -144,7 +144,8 @@ class VAE(Part):
     def loss(self, batch: Batch) -> Losses:
         """reconstruction and kl, weighted over the rows; their sum is what ``step`` descends."""
         noise = torch.randn(len(batch), self.latent, generator=self.rng("generator noise"), device=batch.x.device)
-        with self.network.training(), self.device.autocast():
+        with self.device.autocast():
+            self.network.ready(train=True)
             decoded, mean, log_variance = self.module(batch.x, self._code(batch.y, len(batch)), noise)
         scale = 1 / math.prod(self.spec.input_shape) if self.reduction == "mean" else 1.0
         reconstruction = self.reconstruction(decoded.float(), batch.x)
@@ -169,6 +170,7 @@ class VAE(Part):
     def elbo(self, x: Tensor, rng: torch.Generator, y: Tensor | None = None) -> Tensor:
         """Evidence lower bound of log p(x) in nats a row (B,), one draw of z each."""
         noise = torch.randn(len(x), self.latent, generator=rng, device=x.device)
+        self.network.ready(train=False)
         with torch.no_grad(), self.device.autocast():
             decoded, mean, log_variance = self.module(x, self._code(y, len(x)), noise)
         constant = 0.0 if self.likelihood == "bernoulli" else 0.5 * math.log(2 * math.pi) * x[0].numel()
@@ -189,6 +191,7 @@ class VAE(Part):
             if classes is None:
                 raise OptionsError("classes = None: a conditional generator must be told which classes to draw")
             z = torch.cat([z, self._code(classes, n)], dim=1)  # type: ignore[list-item]
+        self.network.ready(train=False)
         with torch.no_grad(), self.device.autocast():
             decoded = self.module.decoder(z).float()
         x = torch.sigmoid_(decoded) if self.likelihood == "bernoulli" else decoded
@@ -293,4 +296,4 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
     >>> kl_to_standard_normal(torch.zeros(1, 3), torch.zeros(1, 3)).item()
     0.0
     """
-    return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum(dim=1)
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)

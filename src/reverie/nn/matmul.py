@@ -15,9 +15,13 @@ from torch import Tensor
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.aten, "mkldnn_linear_backward_input")
 
 
+# Multiply-accumulates from which a product gains: below, the call costs more than the wider vectors save.
+WORTHWHILE = 1 << 24
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., in), weight (out, in), bias (out,) -> (..., out); as ``torch.nn.functional.linear``."""
-    if _eligible(x) and _eligible(weight):
+    if x.numel() * len(weight) >= WORTHWHILE and _eligible(x) and _eligible(weight):
         out: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)
         return out.reshape(*x.shape[:-1], weight.shape[0])
     return torch.nn.functional.linear(x, weight, bias)
@@ -28,7 +32,6 @@ def _eligible(tensor: Tensor) -> bool:
         _AVAILABLE
         and tensor.device.type == "cpu"
         and tensor.dtype == torch.float32
-        and tensor.numel() > 0
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -116,17 +115,15 @@ class Network:
             return
         self.optimiser = optimiser.make(self.module.parameters())
 
-    @contextmanager
-    def training(self) -> Iterator[nn.Module]:
-        """Training mode (dropout, batch statistics) inside the block, evaluation mode everywhere else."""
-        self.module.train()
-        try:
-            yield self.module
-        finally:
-            self.module.eval()
+    def ready(self, train: bool) -> nn.Module:
+        """The module in training mode (dropout, batch statistics) or evaluation mode; switched only where it differs."""
+        if self.module.training != train:
+            self.module.train(train)
+        return self.module
 
     def update(self, loss: Tensor) -> None:
-        self.optimiser.zero_grad(set_to_none=True)
+        for parameter in self.module.parameters():
+            parameter.grad = None
         loss.backward()
         self.optimiser.step()
 

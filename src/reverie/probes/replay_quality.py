@@ -9,7 +9,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from reverie.seeding import Randomness
-from reverie.types import Finding, Rows, Stream, Task
+from reverie.types import Finding, Rows, Stream, StreamSpec, Task
 
 ROWS = 1000  # replayed rows looked at
 REFERENCE_ROWS = 2000  # real test rows that the reference classifier knows
@@ -44,12 +44,12 @@ class ReplayQuality:
         if learner.scholar is None:
             return Finding(images=images)
         replay = learner.scholar.draw(ROWS, rng("replay"))
-        labels = replay.y if replay.y.dtype == torch.int64 else replay.y.argmax(dim=1)
-        frozen = learner.scholar.solver.scores(replay.x)
-        live = learner.network.scores(replay.x)
-        old = list(spec.classes_until(task.index - 1))
-        agreement = float((frozen[:, old].argmax(1) == live[:, old].argmax(1)).float().mean())
-        histogram = torch.bincount(labels, minlength=spec.outputs).float() / len(labels)
+        heads = _old_heads(learner, spec, task.index)
+        labels = replay.y[:, None] if replay.y.dtype == torch.int64 else _answers(replay.y, heads)
+        frozen = _answers(learner.scholar.solver.scores(replay.x), heads)
+        live = _answers(learner.network.scores(replay.x), heads)
+        agreement = float((frozen == live).float().mean())
+        histogram = torch.bincount(labels.flatten(), minlength=spec.outputs).float() / labels.numel()
         warnings: tuple[str, ...] = ()
         if agreement < self.threshold:
             warnings = (
@@ -76,7 +76,19 @@ class ReplayQuality:
         reference = KNeighborsClassifier(n_neighbors=min(5, sum(len(y) for _, y in real)))
         reference.fit(torch.cat([x for x, _ in real]).numpy(), torch.cat([y for _, y in real]).numpy())
         answers = torch.from_numpy(reference.predict(x.flatten(1).cpu().numpy()))
-        return float((answers == labels.cpu()).float().mean())
+        return float((labels.cpu() == answers[:, None]).any(dim=1).float().mean())
+
+
+def _old_heads(learner: Any, spec: StreamSpec, task: int) -> list[Tensor]:
+    """Outputs taught before ``task``, in groups within which answers compete: a group a task, or all in one."""
+    apart = spec.scenario == "task" or (spec.scenario == "class" and learner.active_classes == "current")
+    groups = spec.task_classes[:task] if apart else (spec.classes_until(task - 1),)
+    return [torch.tensor(group, device=learner.device.torch_device) for group in groups]
+
+
+def _answers(scores: Tensor, heads: list[Tensor]) -> Tensor:
+    """(B, heads) the highest class of each head."""
+    return torch.stack([head[scores[:, head].argmax(dim=1)] for head in heads], dim=1)
 
 
 def _spread(rows: Rows, count: int) -> tuple[Tensor, Tensor]:

@@ -76,16 +76,17 @@ class Classifier(Part):
 
     def scores(self, x: Tensor) -> Tensor:
         with self.device.autocast():
-            return self.module(x).float()
+            return self.network.ready(train=False)(x).float()
 
     def training_scores(self, x: Tensor) -> Tensor:
         """As ``scores``, in training mode (dropout and batch statistics live) and differentiable."""
-        with self.network.training(), self.device.autocast():
-            return self.module(x).float()
+        with self.device.autocast():
+            return self.network.ready(train=True)(x).float()
 
     def encode(self, x: Tensor) -> Tensor:
         """(B, ...) -> (B, width) features before the head."""
         with self.device.autocast():
+            self.network.ready(train=False)
             return self.module.encoder(x).float()
 
     def loss(self, batch: Batch, scores: Tensor | None = None) -> Losses:
