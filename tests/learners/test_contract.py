@@ -132,12 +132,12 @@ def test_memory_says_what_is_kept(case: str, scenario: str) -> None:
     memory = learner.memory()
     assert memory.persistent["solver"] > 0
     assert all(value >= 0 for value in (*memory.persistent.values(), *memory.working.values()))
-    keeps_rows = any(part in case for part in ("cumulative", "oracle")) or case == "replay"
+    keeps_rows = any(part in case for part in ("cumulative", "oracle")) or case in ("replay", "joint")
     assert memory.stores == ("raw" if keeps_rows else "none")
     floats = [leaf.numel() for leaf in leaves(learner.state()["solver"]["weights"])]
     assert memory.persistent["solver"] == 4 * sum(floats)
     beside = set(memory.persistent) - {"solver"}
-    expected = {"cumulative": {"kept rows"}, "replay": {"buffer"}}
+    expected = {"cumulative": {"kept rows"}, "replay": {"buffer"}, "joint": {"rows of all tasks"}}
     assert beside == expected.get(case, {"generator"} if case.startswith("generative") else set())
     assert all(memory.persistent[part] > 0 for part in beside)
 

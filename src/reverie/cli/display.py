@@ -103,14 +103,18 @@ def _cells(result: Mapping[str, Any]) -> dict[str, str]:
 
 
 def percent(value: float | None) -> str:
-    """>>> percent(0.8765)
-    '87.7'
+    """In per cent with one decimal.
+
+    >>> percent(0.8764)
+    '87.6'
     """
     return "-" if value is None else f"{100 * value:.1f}"
 
 
 def size(count: int | None) -> str:
-    """>>> size(4_278_736)
+    """In the largest unit that leaves at least 1.
+
+    >>> size(4_278_736)
     '4.1 MB'
     """
     if count is None:

@@ -124,6 +124,10 @@ class Loop:
                 if not isinstance(error, StorageError):  # a disk that is full would refuse this too
                     self.record.write_result("failed", self.stream.spec, self.tests, str(error))
                 raise
+            except Exception as error:  # a part of the user's own broke: the result says so too
+                message = f"{type(error).__name__}: {error}"
+                self.record.write_result("failed", self.stream.spec, self.tests, message)
+                raise
         return self.record.write_result("complete", self.stream.spec, self.tests)
 
     def _train(self) -> None:

@@ -9,7 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from reverie.engine import Observer
+from reverie.engine import Interrupted, Observer
 from reverie.experiments.config import RunConfig
 from reverie.experiments.runs import run_config
 
@@ -61,8 +61,12 @@ def run_grid(
     # Fresh interpreters: a forked torch with threads may hang.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         futures = {pool.submit(_run_cell, cell, overwrite): cell for cell in cells}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except KeyboardInterrupt:  # the processes got it too, and save their state
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise Interrupted("stopped on request; what was trained is saved") from None
 
 
 def _run_cell(cell: Cell, overwrite: bool) -> dict[str, Any]:

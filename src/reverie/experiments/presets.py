@@ -48,11 +48,6 @@ PRESETS: dict[str, Preset] = {
         "10,000 steps, 20.5 TFLOP, about two minutes",
     ),
     "split-mnist-generative-replay-wgan-gp": Preset(
-        _split_mnist("generative-replay", generator={"name": "wgan-gp"}),
-        f"solver and protocol: {NMI}; generator: ours, after Gulrajani et al. 2017",
-        "10,000 steps of the solver, beside the generator's own phase",
-    ),
-    "split-mnist-generative-replay-wgan-gp": Preset(
         _split_mnist("generative-replay", generator={"name": "wgan-gp", "hidden": [400, 400], "latent_dim": 100}),
         f"solver: {NMI}; generator: ours, chosen on a validation split (seeds 100, 101): 2,000 critic and 1,000 generator steps a task",
         "20,000 steps, about five minutes",

@@ -6,6 +6,7 @@ the frozen scholar, labelled by the frozen solver; the generator rehearses too, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, cast
@@ -108,7 +109,7 @@ class GenerativeReplay(SolverLearner):
         r = importance(self.importance, self.task, self.rows_now, self.rows_before)
         past = None
         if self.scholar is not None and r < 1:
-            past = self.scholar.sample(replay_rows(self.replay_size, phase.batch_size, self.task))
+            past = self.scholar.sample(self._past_rows(phase.batch_size))
         losses: Losses = {}
         if phase.name != "generator":
             both = batch if past is None else mix(batch, self._scaled(past), r, self.spec.outputs)
@@ -141,13 +142,13 @@ class GenerativeReplay(SolverLearner):
         base = super().memory()
         working = {**base.working, "generator training": self.model.working_bytes()}
         if self.scholar is not None:
-            working |= {"frozen scholar": self.scholar.num_bytes(), "replay chunk": self.scholar.working_bytes()}
+            working |= {"frozen scholar": self.scholar.num_bytes(), "replay chunk": self._chunk_bytes()}
         stores = "raw" if self.model.stores_real_samples else "none"
         return Memory({**base.persistent, "generator": self.model.num_bytes()}, working, stores)  # type: ignore[arg-type]
 
     def flops(self, phase: Phase, task: Task | None) -> float:
         new, total = phase.batch_size, 0.0
-        past = replay_rows(self.replay_size, new, self.task) if self.scholar is not None else 0
+        past = self._past_rows(new)
         if phase.name != "generator":
             total += self.network.flops(new + past)
         if phase.name != "solver":
@@ -156,6 +157,18 @@ class GenerativeReplay(SolverLearner):
             labelling = 0.0 if self.labels == "condition" else self.network.flops(past, train=False)
             total += self.model.flops(past, train=False) + labelling
         return total
+
+    def _past_rows(self, batch_size: int) -> int:
+        """Replayed rows a step; none in the first task, nor where new rows have all the weight."""
+        if self.scholar is None or self.importance == 1.0:
+            return 0
+        return replay_rows(self.replay_size, batch_size, self.task)
+
+    def _chunk_bytes(self) -> int:
+        """Of the replay that is generated in one pass: inputs, labels, task, weight, temperature."""
+        labels = 4 * self.spec.outputs if self.distill else 8
+        row = 4 * math.prod(self.spec.input_shape) + labels + 8 + 4 + (4 if self.distill else 0)
+        return self.chunk * self._past_rows(self.phase("train").batch_size) * row
 
     def probes(self) -> Sequence[Probe]:
         return (ReplayQuality(self.drift_warning),)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from reverie.device import Device
 from reverie.learners.base import SolverLearner
 from reverie.replay import Buffer
+from reverie.replay.buffer import stored_bytes
 from reverie.seeding import Randomness
 from reverie.streams.rows import JoinedRows, TensorRows
 from reverie.types import Memory, Phase, Rows, State, StreamSpec, Task
@@ -22,6 +23,22 @@ class Joint(SolverLearner):
     """Trains once on all tasks together, with the steps of all of them: the upper bound. It is ``naive`` on the merged stream."""
 
     on_merged_stream = True
+
+    def memory(self) -> Memory:
+        """All rows have to be at hand; they are counted as they were given, a byte a pixel where that is how they came."""
+        base = super().memory()
+        return Memory({**base.persistent, "rows of all tasks": self.bytes_of_rows}, base.working, stores="raw")
+
+    def begin_task(self, task: Task) -> None:
+        super().begin_task(task)
+        self.bytes_of_rows = len(task.train) * stored_bytes(task.train)
+
+    def state(self) -> State:
+        return {**super().state(), "bytes_of_rows": self.bytes_of_rows}
+
+    def load(self, state: State) -> None:
+        super().load(state)
+        self.bytes_of_rows = state["bytes_of_rows"]
 
 
 @dataclass(eq=False, repr=False)

@@ -53,5 +53,6 @@ class Replay(SolverLearner):
         return Memory({**base.persistent, "buffer": self.buffer.num_bytes()}, base.working, stores="raw")
 
     def flops(self, phase: Phase, task: Task | None) -> float:
-        past = replay_rows(self.replay_size, phase.batch_size, self.task) if self.task > 0 else 0
+        rehearses = self.task > 0 and self.importance != 1.0
+        past = replay_rows(self.replay_size, phase.batch_size, self.task) if rehearses else 0
         return self.network.flops(phase.batch_size + past)

@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.aten, "mkldnn_linear_backward_input")
+_AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 # Multiply-accumulates from which a product gains: below, the call costs more than the wider vectors save.
-WORTHWHILE = 1 << 24
+WORTHWHILE = 1 << 22
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., in), weight (out, in), bias (out,) -> (..., out); as ``torch.nn.functional.linear``."""
-    if x.numel() * len(weight) >= WORTHWHILE and _eligible(x) and _eligible(weight):
-        out: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)
-        return out.reshape(*x.shape[:-1], weight.shape[0])
-    return torch.nn.functional.linear(x, weight, bias)
+    if x.numel() * len(weight) < WORTHWHILE or not (_eligible(x) and _eligible(weight)):
+        return torch.nn.functional.linear(x, weight, bias)
+    out: Tensor = _Linear.apply(x.reshape(-1, x.shape[-1]), weight, bias)
+    return out.reshape(*x.shape[:-1], weight.shape[0])
 
 
 def _eligible(tensor: Tensor) -> bool:
@@ -38,10 +38,9 @@ def _eligible(tensor: Tensor) -> bool:
     )
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a (m, k) @ b (k, n), as oneDNN's input gradient of a linear layer, the one such product that takes plain tensors."""
-    a, b = a.contiguous(), b.contiguous()
-    return torch.ops.aten.mkldnn_linear_backward_input([a.shape[0], b.shape[1]], a.to_mkldnn(), b).to_dense()
+def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
+    """a (m, k) @ b (k, n) + bias; a transposed b is read where it lies."""
+    return torch.ops.mkldnn._linear_pointwise(a.contiguous(), b.t(), bias, "none", [], "")
 
 
 class _Product(torch.autograd.Function):
@@ -65,7 +64,7 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return torch.ops.mkldnn._linear_pointwise(x.contiguous(), weight, bias, "none", [], "")
+        return _product(x, weight.t(), bias)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

@@ -113,7 +113,7 @@ class Network:
         if optimiser is None:
             self.module.requires_grad_(False)
             return
-        self.optimiser = optimiser.make(self.module.parameters())
+        self._renew_optimiser()
 
     def ready(self, train: bool) -> nn.Module:
         """The module in training mode (dropout, batch statistics) or evaluation mode; switched only where it differs."""
@@ -122,14 +122,19 @@ class Network:
         return self.module
 
     def update(self, loss: Tensor) -> None:
-        for parameter in self.module.parameters():
+        for parameter in self._parameters:
             parameter.grad = None
         loss.backward()
         self.optimiser.step()
 
+    def _renew_optimiser(self) -> None:
+        assert self.options is not None
+        self._parameters = list(self.module.parameters())
+        self.optimiser = self.options.make(self._parameters)
+
     def begin_task(self) -> None:
         if self.options is not None and self.options.reset_each_task:
-            self.optimiser = self.options.make(self.module.parameters())
+            self._renew_optimiser()
 
     def change(self, edit: Callable[[nn.Module], None]) -> None:
         """Lets ``edit`` replace parameters (a head that grows) and keeps what the optimiser knew of the others."""
@@ -137,7 +142,7 @@ class Network:
         edit(self.module)
         self.module.to(self.device.torch_device)
         if self.options is not None:
-            self.optimiser = self.options.make(self.module.parameters())
+            self._renew_optimiser()
             load_optimiser(self.optimiser, moments)
 
     def frozen(self) -> Network:

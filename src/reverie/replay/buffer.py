@@ -180,6 +180,12 @@ class Buffer(Part):
 BUFFERS = Table("buffer", Buffer, {"buffer": Buffer})
 
 
+def stored_bytes(rows: Rows) -> int:
+    """Bytes of a row, input, label and task, as a buffer would keep it; judged by the first rows."""
+    x = rows.take(torch.arange(min(len(rows), 256))).x
+    return x[0].numel() * (1 if _as_bytes(x) is not None else 4) + 16
+
+
 def _as_bytes(x: Tensor) -> Tensor | None:
     """x as uint8 if every value is a whole number of 255ths, else None."""
     scaled = (x * 255).round()

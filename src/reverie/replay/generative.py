@@ -86,10 +86,6 @@ class Scholar:
     def num_bytes(self) -> int:
         return self.solver.num_bytes() + self.generator.num_bytes()
 
-    def working_bytes(self) -> int:
-        """The chunk of replay at hand."""
-        return 0 if self._drawn is None else batch_bytes(self._drawn[1])
-
     def state(self) -> State:
         return {"solver": self.solver.state(), "generator": self.generator.state()}
 
@@ -110,8 +106,3 @@ def _slice(batch: Batch, start: int, end: int) -> Batch:
         weight=weight / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny),
         temperature=None if batch.temperature is None else batch.temperature[start:end],
     )
-
-
-def batch_bytes(batch: Batch) -> int:
-    tensors = [value for value in vars(batch).values() if isinstance(value, Tensor)]
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

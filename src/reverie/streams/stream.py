@@ -191,6 +191,8 @@ class ArrayStream:
         scenario: Scenario = "class",
         *,
         names: Sequence[str] | None = None,
+        validation_fraction: float = 0.0,
+        seed: int = 0,
         recommended: Recommended | None = None,
         name: str = "datasets",
     ) -> ArrayStream:
@@ -203,7 +205,7 @@ class ArrayStream:
         for piece_name, (train, test) in zip(_names(names, len(tasks)), tasks, strict=True):
             parts = [Data(dataset, _dataset_labels(dataset, piece_name)) for dataset in (train, test)]
             pieces.append(Piece(piece_name, parts[0], parts[1], _distinct(parts[0].labels)))
-        return assemble(name, pieces, scenario, 0.0, 0, recommended or recommend(pieces))
+        return assemble(name, pieces, scenario, validation_fraction, seed, recommended or recommend(pieces))
 
     @staticmethod
     def from_folder(path: str | Path, scenario: Scenario = "class", *, tasks: int = 1, **options: Any) -> ArrayStream:

@@ -1,0 +1,110 @@
+"""Learning on from a saved run: new classes, data of the past gone, the old folder untouched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import reverie
+from reverie.checks import DataError, OptionsError
+from reverie.streams import Stream
+
+LEARNER = {"name": "generative-replay", "steps": 120, "generator": {"name": "vae", "kl_weight": 0.1}}
+
+
+def cloud(seed: int, *labels: str) -> tuple[np.ndarray, np.ndarray]:
+    """40 rows of 8 numbers for each label, around a corner of the cube that the label alone decides."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for label in labels:
+        corner = np.random.default_rng(sum(map(ord, label))).integers(0, 2, 8) * 0.6 + 0.2
+        rows.append(np.clip(corner + 0.05 * rng.standard_normal((40, 8)), 0, 1))
+    return np.concatenate(rows).astype(np.float32), np.repeat(labels, 40)
+
+
+@pytest.fixture(scope="module")
+def january(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("learn") / "january"
+    reverie.run(Stream.from_arrays([cloud(0, "cat", "dog")]), LEARNER, out=folder, threads=1)
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_new_classes_join_and_old_ones_stay(january: Path, tmp_path: Path) -> None:
+    before = files(january)
+    run = reverie.load(january).learn(*cloud(1, "hen", "cow"), name="february", out=tmp_path / "february")
+    assert run.spec.classes == ("cat", "dog", "cow", "hen")
+    x, y = cloud(2, "cat", "dog", "hen", "cow")
+    assert (run.predict(x) == y).mean() > 0.9
+    (finding,) = run.result["findings"]
+    assert finding["numbers"]["solver_agreement"] > 0.8
+    assert finding["numbers"]["label_agreement"] is None  # the past's test rows are gone
+    assert run.result["tasks"] == ["february"]
+    assert files(january) == before
+
+    again = reverie.load(tmp_path / "february")
+    assert (again.predict(x) == run.predict(x)).all()
+    third = again.learn(*cloud(3, "cat", "owl"), out=tmp_path / "march")  # an old class comes back beside a new one
+    assert third.spec.classes == ("cat", "dog", "cow", "hen", "owl")
+    assert third.spec.task_classes[-1] == (0, 4)
+
+
+@pytest.mark.parametrize("learner", ["naive", "replay", "learning-without-forgetting", "cumulative"])
+def test_every_kind_of_learner_takes_on_classes(learner: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"name": learner, "steps": 60}
+    reverie.run(Stream.from_arrays([cloud(0, "cat", "dog")]), options, out=tmp_path / "a", threads=1)
+    run = reverie.load(tmp_path / "a").learn(*cloud(1, "hen", "cow"), out=tmp_path / "b")
+    x, y = cloud(2, "hen", "cow")
+    assert (run.predict(x) == y).mean() > 0.9
+    assert (reverie.load(tmp_path / "b").predict(x) == run.predict(x)).all()
+
+
+def test_what_cannot_be_learnt_on_is_refused(january: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"inputs of shape \(5,\): the model was trained on \(8,\)"):
+        reverie.load(january).learn(np.zeros((4, 5), np.float32), ["a", "a", "b", "b"])
+    with pytest.raises(OptionsError, match="not empty|holds another run"):
+        reverie.load(january).learn(*cloud(1, "hen", "cow"), out=january)
+    conditional = {**LEARNER, "steps": 5, "generator": {"name": "vae", "conditional": True}}
+    reverie.run(Stream.from_arrays([cloud(0, "cat", "dog")]), conditional, out=tmp_path / "c", threads=1)
+    with pytest.raises(OptionsError, match="was made for 2 classes and cannot take on more"):
+        reverie.load(tmp_path / "c").learn(*cloud(1, "hen", "cow"))
+
+
+def test_a_domain_incremental_model_takes_on_no_classes(tmp_path: Path) -> None:
+    reverie.run(
+        Stream.from_arrays([cloud(0, "cat", "dog")], "domain"),
+        {"name": "naive", "steps": 5},
+        out=tmp_path / "d",
+        threads=1,
+    )
+    with pytest.raises(DataError, match=r"labels \['owl'\]: a domain-incremental model"):
+        reverie.load(tmp_path / "d").learn(*cloud(1, "cat", "owl"))
+
+
+def test_other_data_in_the_same_folder_are_not_taken_for_this_run(january: Path) -> None:
+    before = files(january)
+    x, y = cloud(0, "cat", "dog")
+    with pytest.raises(OptionsError, match="classes"):
+        reverie.run(Stream.from_arrays([cloud(0, "ant", "bee")]), LEARNER, out=january, threads=1)
+    with pytest.raises(OptionsError, match=r"data 'task 1': other content"):
+        reverie.run(Stream.from_arrays([(x[::-1].copy(), y[::-1])]), LEARNER, out=january, threads=1)
+    assert files(january) == before
+    assert (
+        reverie.run(Stream.from_arrays([cloud(0, "cat", "dog")]), LEARNER, out=january, threads=1).result["status"]
+        == "complete"
+    )
+
+
+def test_joint_counts_the_rows_it_needs(tmp_path: Path) -> None:
+    run = reverie.run(
+        Stream.from_arrays([cloud(0, "cat", "dog"), cloud(1, "hen", "cow")]), {"name": "joint", "steps": 5}, threads=1
+    )
+    memory = run.result["memory"]
+    assert memory["persistent"]["rows of all tasks"] == 2 * 64 * (8 * 4 + 16)  # four fifths of 80 rows a task
+    assert memory["stores_raw_data"]
