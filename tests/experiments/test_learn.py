@@ -68,7 +68,7 @@ def test_every_kind_of_learner_takes_on_classes(learner: str, tmp_path: Path) ->
 def test_what_cannot_be_learnt_on_is_refused(january: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"inputs of shape \(5,\): the model was trained on \(8,\)"):
         reverie.load(january).learn(np.zeros((4, 5), np.float32), ["a", "a", "b", "b"])
-    with pytest.raises(OptionsError, match="not empty|holds another run"):
+    with pytest.raises(OptionsError, match=r"not empty|holds another run"):
         reverie.load(january).learn(*cloud(1, "hen", "cow"), out=january)
     conditional = {**LEARNER, "steps": 5, "generator": {"name": "vae", "conditional": True}}
     reverie.run(Stream.from_arrays([cloud(0, "cat", "dog")]), conditional, out=tmp_path / "c", threads=1)
