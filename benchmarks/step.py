@@ -3,7 +3,7 @@
 Reverie's loop, a bare loop of the same arithmetic and the bound given by the measured rate of the very same matrix products are timed
 in turns in one run, so that their ratios hold on a machine whose speed drifts. Inputs are random: the time does not depend on them.
 
-    python -m benchmarks.step [--windows 6] [--threads 2] [--json]
+    python -m benchmarks.step [--windows 6] [--threads 2] [--json] [--page docs/results.md]
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import statistics
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ from torch.nn import functional
 
 from reverie.device import Device
 from reverie.engine import Loop, Record, Settings
-from reverie.engine.record import LOSS_WINDOW, peak_memory_bytes
+from reverie.engine.record import LOSS_WINDOW, peak_memory_bytes, processor
+from reverie.experiments.tables import write_section
 from reverie.generators import VAE
 from reverie.learners import GenerativeReplay
 from reverie.nn import networks
@@ -231,23 +233,54 @@ def measure(precision: str, windows: int) -> dict[str, float]:
     }
 
 
+WORDS = {
+    "step_ms": "ms a step, median",
+    "step_ms_lowest": "ms a step, fastest window of 50",
+    "bare_loop_ms": "ms a step of a bare loop on the same products",
+    "bare_loop_stock_linear_ms": "ms a step of a bare loop on torch.nn.Linear",
+    "library_cost": "cost of the library around the bare loop",
+    "gflop_a_step": "GFLOP a step, from layer shapes",
+    "products_alone_ms": "ms of the step's matrix products alone, each by the fastest routine here",
+    "products_gflops": "GFLOP/s of those products",
+    "share_of_product_peak": "share of that peak reached by the whole step",
+    "outside_products": "share of time outside matrix products",
+    "peak_memory_mb": "peak memory of the process, MiB",
+}
+
+
+def markdown(results: dict[str, dict[str, float]], threads: int) -> str:
+    lines = [
+        "## Time a step",
+        "",
+        f"Deep generative replay at the sizes of the Split MNIST protocol ({BATCH} + {BATCH} rows a step), second task,",
+        f"{threads} threads, {processor()}, torch {torch.__version__}. Command: `python -m benchmarks.step`.",
+        "",
+        "| measure | " + " | ".join(results) + " |",
+        "|---" * (1 + len(results)) + "|",
+    ]
+    for name, words in WORDS.items():
+        share = name in ("library_cost", "share_of_product_peak", "outside_products")
+        values = [f"{100 * r[name]:.1f} %" if share else f"{r[name]:.2f}" for r in results.values()]
+        lines.append(f"| {words} | " + " | ".join(values) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--windows", type=int, default=6, help="windows of 50 steps a round; there are three rounds")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--page", type=Path, help="a Markdown page whose section on speed is rewritten")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     results = {precision: measure(precision, options.windows) for precision in ("float32", "bf16")}
     if options.json:
         print(json.dumps({"threads": options.threads, **results}, indent=2))
         return
-    print(
-        f"deep generative replay, MLP 2 x {HIDDEN}, VAE z {LATENT}, {BATCH} + {BATCH} rows a step, {options.threads} threads"
-    )
-    for name in results["float32"]:
-        print(f"{name:28s}" + "".join(f"{results[p][name]:12.3f}" for p in results))
-    print(f"{'':28s}" + "".join(f"{p:>12s}" for p in results))
+    text = markdown(results, options.threads)
+    if options.page:
+        write_section(options.page, "speed", text)
+    print(text)
 
 
 if __name__ == "__main__":

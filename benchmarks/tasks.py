@@ -1,6 +1,6 @@
 """Does a step cost more in the fiftieth task than in the fifth? Time a step and bytes against the number of tasks, permuted digits.
 
-python -m benchmarks.tasks [--tasks 50] [--steps 100] [--json]
+python -m benchmarks.tasks [--tasks 50] [--steps 200] [--json] [--page docs/results.md]
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ import argparse
 import json
 import statistics
 import time
+from pathlib import Path
 
 import torch
 
 from reverie.device import CPU
 from reverie.engine import Loop, Record, Settings
-from reverie.engine.record import peak_memory_bytes
+from reverie.engine.record import peak_memory_bytes, processor
+from reverie.experiments.tables import write_section
 from reverie.generators import VAE
 from reverie.learners import GenerativeReplay
 from reverie.seeding import Randomness
@@ -64,26 +66,41 @@ def measure(tasks: int, steps: int) -> list[dict[str, float]]:
     ]
 
 
+def markdown(rows: list[dict[str, float]], options: argparse.Namespace) -> str:
+    lines = [
+        f"## Many tasks: permuted digits, {options.tasks} of them",
+        "",
+        f"Generative replay, {options.steps} steps a task, {options.threads} thread(s), {processor()}. "
+        "Command: `python -m benchmarks.tasks`.",
+        "",
+        "| tasks | ms a step, median | persistent bytes | working bytes |",
+        "|---|---|---|---|",
+    ]
+    for first, last in ((2, 5), (max(options.tasks - 4, 2), options.tasks)):
+        group = [row for row in rows if first <= row["task"] <= last]
+        step = statistics.median(row["step_ms"] for row in group)
+        end = group[-1]
+        lines.append(f"| {first} to {last} | {step:.3f} | {end['persistent_bytes']:,} | {end['working_bytes']:,} |")
+    return "\n".join([*lines, "", f"Peak memory of the process: {peak_memory_bytes() / 2**20:.0f} MiB."]) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tasks", type=int, default=50)
     parser.add_argument("--steps", type=int, default=200, help="steps a task")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--page", type=Path, help="a Markdown page whose section on scale is rewritten")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = measure(options.tasks, options.steps)
     if options.json:
         print(json.dumps({"rows": rows, "peak_memory_bytes": peak_memory_bytes()}, indent=2))
         return
-    print(f"{'tasks':>12s}{'ms a step':>12s}{'persistent bytes':>20s}{'working bytes':>16s}")
-    for first, last in ((2, 5), (max(options.tasks - 4, 2), options.tasks)):
-        group = [row for row in rows if first <= row["task"] <= last]
-        step = statistics.median(row["step_ms"] for row in group)
-        print(
-            f"{first:>9d}-{last:<3d}{step:>11.3f}{group[-1]['persistent_bytes']:>20,.0f}{group[-1]['working_bytes']:>16,.0f}"
-        )
-    print(f"peak memory of the process: {peak_memory_bytes() / 2**20:.0f} MiB")
+    text = markdown(rows, options)
+    if options.page:
+        write_section(options.page, "scale", text)
+    print(text)
 
 
 if __name__ == "__main__":

@@ -295,7 +295,7 @@ def environment(checksums: Mapping[str, str], device: str) -> dict[str, Any]:
         "versions": versions,
         "machine": {
             "system": platform.platform(),
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "device": device,
             "threads": torch.get_num_threads(),
@@ -305,7 +305,7 @@ def environment(checksums: Mapping[str, str], device: str) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
