@@ -411,7 +411,9 @@ def test_list_shows_a_preset(name: str, command: Command) -> None:
     assert PRESETS[name].source.split()[0] in command("list", "presets", name).out
 
 
-def test_data_says_what_is_here(command: Command, tmp_path: Path) -> None:
+def test_data_says_what_is_here(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REVERIE_DATA", raising=False)
+    monkeypatch.setenv("REVERIE_CACHE", str(tmp_path / "cache"))
     found = json.loads(command("data", "list", "--data-dir", tmp_path, "--json").out)
     assert found["digits"]
     assert found["mnist"] is None
