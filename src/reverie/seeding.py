@@ -59,6 +59,15 @@ class Randomness:
         """For a place named by the caller, whatever the position: the first step of a chunk, an epoch, a class."""
         return generator(self.seed, purpose, "at", *where, device=self.device)
 
+    def seed_torch(self) -> None:
+        """Seeds torch's own global generator by position, for what draws from it: dropout in a user's module."""
+        here = self.position
+        seed = derived_seed(self.seed, "torch", here.task, here.phase, here.step)
+        # Not torch.manual_seed: without an accelerator that keeps a note for a later one at every call.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
     def fork(self, purpose: str) -> Randomness:
         """An independent set of streams, for evaluation and probes."""
         return Randomness(derived_seed(self.seed, "fork", purpose), self.device)

@@ -17,7 +17,7 @@ from reverie.checks import ReverieError, StorageError
 from reverie.device import Device
 from reverie.engine.evaluation import Evaluate, evaluate
 from reverie.engine.record import LOSS_WINDOW, Record
-from reverie.seeding import Position, Randomness, derived_seed
+from reverie.seeding import Position, Randomness
 from reverie.storage import has_tree, read_tree, write_tree
 from reverie.types import Batch, Learner, Phase, Rows, Stream, Task
 
@@ -163,7 +163,7 @@ class Loop:
             record.read_losses(number, name, phase.name, start)
         for step, batch in () if stopped else batches(rows, phase, rng, number, index, start):
             rng.position = Position(number, index, step)
-            torch.manual_seed(derived_seed(rng.seed, "torch", number, index, step))  # dropout in a user's module
+            rng.seed_torch()
             record.add_step(learner.step(phase, batch), len(batch), flops)
             done = step + 1
             self.cursor = Cursor(number, index, done)

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from reverie.checks import NotReadyError, OptionsError, Problems
 from reverie.device import Device
+from reverie.nn.losses import bernoulli_nll
 from reverie.nn.networks import (
     Linear,
     Network,
@@ -164,7 +165,7 @@ class VAE(Part):
     def reconstruction(self, decoded: Tensor, x: Tensor) -> Tensor:
         """-log p(x | z) in nats a row (B,), up to the constant of the gaussian."""
         if self.likelihood == "bernoulli":
-            return functional.binary_cross_entropy_with_logits(decoded, x, reduction="none").flatten(1).sum(1)
+            return bernoulli_nll(decoded, x)
         return 0.5 * (decoded - x).square().flatten(1).sum(1)
 
     def elbo(self, x: Tensor, rng: torch.Generator, y: Tensor | None = None) -> Tensor:
