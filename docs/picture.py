@@ -24,10 +24,10 @@ def draw(records: list[RunRecord], out: Path) -> None:
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2, width_ratios=(1.25, 1))
     for record, colour in zip(records, COLOURS, strict=False):
-        rows = [[value for value in row if value is not None] for row in record.result["accuracy"]]
+        rows = [[value for value in row if value is not None] for row in record.result.accuracy]
         means = [100 * sum(row) / len(row) for row in rows]
-        tasks = len(record.result["tasks"])
-        label = f"{record.result['learner'].replace('-', ' ')}  {means[-1]:.0f} %"
+        tasks = len(record.result.tasks)
+        label = f"{record.result.learner.replace('-', ' ')}  {means[-1]:.0f} %"
         if len(means) == 1:
             left.axhline(means[0], color=colour, linestyle=":", label=label)
         else:
@@ -48,16 +48,17 @@ def draw(records: list[RunRecord], out: Path) -> None:
     right.set_xticks([])
     right.tick_params(length=0)
     right.spines[:].set_visible(False)
-    right.set_title("What its generator remembers: no image is kept", fontsize=11, loc="left")
+    right.set_title("What it rehearses from: samples, no images", fontsize=11, loc="left")
     figure.savefig(out)
 
 
 def _first_row(path: Path) -> np.ndarray:
-    """The first ten samples of a grid of ten columns, with a white line below."""
+    """The first ten samples of a grid of ten columns, with room between them."""
     with Image.open(path) as image:
         grid = np.asarray(image.convert("L"))
     size = (grid.shape[1] + 1) // 10 - 1
-    return np.concatenate([grid[:size], np.zeros((4, grid.shape[1]), grid.dtype)])
+    cells = [np.pad(grid[:size, k * (size + 1) : k * (size + 1) + size], ((0, 4), (0, 4))) for k in range(10)]
+    return np.concatenate(cells, axis=1)
 
 
 if __name__ == "__main__":
