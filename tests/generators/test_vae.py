@@ -52,7 +52,7 @@ def same(left: list[Tensor], right: list[Tensor]) -> bool:
 
 def posterior(vae: VAE, batch: Batch, purpose: str = "generator noise") -> tuple[Normal, Tensor, Tensor]:
     """q(z | x), the z that was drawn and what it decodes to, by the textbook."""
-    code = vae._code(batch.y, len(batch))
+    code = vae._code(batch.y)
     mean, log_variance = vae.network.module.encoder(batch.x, code)  # type: ignore[operator]
     q = Normal(mean, (log_variance / 2).exp())
     z = q.loc + q.scale * torch.randn(len(batch), vae.latent, generator=vae.rng(purpose))
@@ -282,7 +282,7 @@ def test_other_refusals() -> None:
     vae.step(rows())
     with pytest.raises(OptionsError, match="classes = None: a conditional generator must be told which classes"):
         vae.sample(3, seeded())
-    with pytest.raises(OptionsError, match="a conditional generator needs labelled rows"):
+    with pytest.raises(OptionsError, match="labelled rows to train"):
         vae.step(replace(rows(), y=None))
 
 

@@ -9,16 +9,26 @@ from typing import Annotated, Literal, cast
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
-from reverie.checks import NotReadyError, OptionsError, Problems
+from reverie.checks import Problems
 from reverie.device import Device
+from reverie.generators.decoding import (
+    Decoder,
+    Positive,
+    as_batch,
+    check_trained,
+    check_unit_range,
+    class_code,
+    conv_decoder,
+    deepest_shape,
+    joined,
+    mlp_decoder,
+)
 from reverie.nn.losses import bernoulli_nll
 from reverie.nn.networks import (
     Linear,
     Network,
     conv_stack,
-    deconv_stack,
     forward_flops,
     mlp,
     multiplications,
@@ -28,8 +38,6 @@ from reverie.nn.optimisers import Adam, Optimiser
 from reverie.options import Part
 from reverie.seeding import Randomness
 from reverie.types import Batch, Level, Losses, Rows, State, StreamSpec
-
-Positive = Annotated[int, Field(gt=0)]
 
 
 class Encoder(nn.Module):
@@ -42,25 +50,8 @@ class Encoder(nn.Module):
         self.log_variance = Linear(width, latent_dim, bias=False)  # no bias, as in the reference realisation
 
     def forward(self, x: Tensor, code: Tensor | None) -> tuple[Tensor, Tensor]:
-        features = self.trunk(x)
-        if code is not None:
-            features = torch.cat([features, code], dim=1)
+        features = joined(self.trunk(x), code)
         return self.mean(features), self.log_variance(features)
-
-
-class Decoder(nn.Module):
-    """z (B, latent_dim + classes) -> means or logits (B, *shape) of p(x | z)."""
-
-    def __init__(self, layers: nn.Module, shape: tuple[int, ...]) -> None:
-        super().__init__()
-        self.layers = layers
-        self.shape = shape
-
-    def forward(self, z: Tensor) -> Tensor:
-        out = self.layers(z)
-        if out.dim() == 4:  # the deconvolutions may overshoot a size that is no multiple of theirs
-            out = out[..., : self.shape[-2], : self.shape[-1]]
-        return out.reshape(len(z), *self.shape)
 
 
 class Autoencoder(nn.Module):
@@ -73,7 +64,7 @@ class Autoencoder(nn.Module):
         """Decoded z = mean + exp(log_variance / 2) * noise, with mean and log-variance."""
         mean, log_variance = self.encoder(x, code)
         z = mean + torch.exp(0.5 * log_variance) * noise
-        return self.decoder(z if code is None else torch.cat([z, code], dim=1)), mean, log_variance
+        return self.decoder(joined(z, code)), mean, log_variance
 
 
 @dataclass(eq=False, repr=False)
@@ -125,7 +116,8 @@ class VAE(Part):
 
     def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
         self.spec, self.rng, self.device = spec, rng, device
-        self._check_range(spec)
+        if self.likelihood == "bernoulli":
+            check_unit_range(spec, "likelihood = 'bernoulli'", "likelihood = 'gaussian'")
         self.outputs = spec.outputs if self.conditional else 0
         self.latent = self.latent_dim or 100
         self._kl_weight = 1.0 if self.kl_weight is None else self.kl_weight
@@ -147,7 +139,7 @@ class VAE(Part):
         noise = torch.randn(len(batch), self.latent, generator=self.rng("generator noise"), device=batch.x.device)
         with self.device.autocast():
             self.network.ready(train=True)
-            decoded, mean, log_variance = self.module(batch.x, self._code(batch.y, len(batch)), noise)
+            decoded, mean, log_variance = self.module(batch.x, self._code(batch.y), noise)
         scale = 1 / math.prod(self.spec.input_shape) if self.reduction == "mean" else 1.0
         reconstruction = self.reconstruction(decoded.float(), batch.x)
         kl = kl_to_standard_normal(mean.float(), log_variance.float())
@@ -173,7 +165,7 @@ class VAE(Part):
         noise = torch.randn(len(x), self.latent, generator=rng, device=x.device)
         self.network.ready(train=False)
         with torch.no_grad(), self.device.autocast():
-            decoded, mean, log_variance = self.module(x, self._code(y, len(x)), noise)
+            decoded, mean, log_variance = self.module(x, self._code(y), noise)
         constant = 0.0 if self.likelihood == "bernoulli" else 0.5 * math.log(2 * math.pi) * x[0].numel()
         return -(
             self.reconstruction(decoded.float(), x)
@@ -182,22 +174,13 @@ class VAE(Part):
         )
 
     def sample(self, n: int, rng: torch.Generator, classes: Tensor | None = None) -> Batch:
-        if not self.trained:
-            raise NotReadyError(
-                "the generator was never trained, so it has nothing to replay; train it before sampling"
-            )
-        device = self.device.torch_device
-        z = torch.randn(n, self.latent, generator=rng, device=device)
-        if self.conditional:
-            if classes is None:
-                raise OptionsError("classes = None: a conditional generator must be told which classes to draw")
-            z = torch.cat([z, self._code(classes, n)], dim=1)  # type: ignore[list-item]
+        check_trained(self.trained)
+        z = torch.randn(n, self.latent, generator=rng, device=self.device.torch_device)
         self.network.ready(train=False)
         with torch.no_grad(), self.device.autocast():
-            decoded = self.module.decoder(z).float()
+            decoded = self.module.decoder(joined(z, self._code(classes))).float()
         x = torch.sigmoid_(decoded) if self.likelihood == "bernoulli" else decoded
-        where = torch.zeros(n, dtype=torch.int64, device=device)
-        return Batch(x, classes if self.conditional else None, where, torch.full((n,), 1 / n, device=device))
+        return as_batch(x, classes if self.conditional else None)
 
     def fit(self, rows: Rows) -> None:
         """Nothing to do: it is trained step by step."""
@@ -241,42 +224,21 @@ class VAE(Part):
         self.network.load(state["network"])
         self.trained = state["trained"]
 
-    def _code(self, y: Tensor | None, n: int) -> Tensor | None:
-        """One-hot rows for class indices; soft scores as they are."""
-        if not self.conditional:
-            return None
-        if y is None:
-            raise OptionsError("a conditional generator needs labelled rows")
-        return functional.one_hot(y, self.outputs).float() if y.dtype == torch.int64 else y
+    def _code(self, y: Tensor | None) -> Tensor | None:
+        return class_code(y, self.outputs) if self.conditional else None
 
     def _module(self, shape: tuple[int, ...]) -> Autoencoder:
         hidden = list(self.hidden or (400, 400))
         z = self.latent + self.outputs
         if self.architecture == "mlp":
             trunk = nn.Sequential(nn.Flatten(), mlp([math.prod(shape), *hidden], last_activation=True))
-            layers: nn.Module = mlp([z, *reversed(hidden), math.prod(shape)])
+            decoder = mlp_decoder(z, hidden, shape)
         else:
-            if len(shape) != 3:
-                raise OptionsError(f"architecture = 'conv': needs images, inputs have shape {shape}; try 'mlp'")
-            side = [math.ceil(length / 2 ** len(self.channels)) for length in shape[1:]]
-            deepest = [self.channels[-1], *side]
+            decoder = conv_decoder(z, hidden, self.channels, shape, batch_norm=True)
             stack = conv_stack([shape[0], *self.channels], [2] * len(self.channels))
-            trunk = nn.Sequential(stack, nn.Flatten(), mlp([math.prod(deepest), *hidden], last_activation=True))
-            layers = nn.Sequential(
-                mlp([z, *reversed(hidden), math.prod(deepest)], last_activation=True),
-                nn.Unflatten(1, deepest),
-                deconv_stack([*reversed(self.channels), shape[0]]),
-            )
-        return Autoencoder(Encoder(trunk, hidden[-1] + self.outputs, self.latent), Decoder(layers, shape))
-
-    def _check_range(self, spec: StreamSpec) -> None:
-        if self.likelihood == "bernoulli" and spec.value_range is not None:
-            low, high = spec.value_range
-            if low < 0 or high > 1:
-                raise OptionsError(
-                    f"likelihood = 'bernoulli': inputs must lie in [0, 1], this stream's lie in [{low:g}, {high:g}]; "
-                    "rescale them or use likelihood = 'gaussian'"
-                )
+            flat = math.prod(deepest_shape(self.channels, shape))
+            trunk = nn.Sequential(stack, nn.Flatten(), mlp([flat, *hidden], last_activation=True))
+        return Autoencoder(Encoder(trunk, hidden[-1] + self.outputs, self.latent), decoder)
 
 
 class _Fixed(nn.Module):

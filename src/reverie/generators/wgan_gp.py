@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -11,15 +10,23 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from reverie.checks import NotReadyError, OptionsError, Problems
+from reverie.checks import Problems
 from reverie.device import Device
+from reverie.generators.decoding import (
+    Positive,
+    as_batch,
+    check_trained,
+    check_unit_range,
+    class_code,
+    conv_decoder,
+    joined,
+    mlp_decoder,
+)
 from reverie.nn.networks import (
     Network,
     conv_stack,
-    deconv_stack,
     forward_flops,
     mlp,
     multiplications,
@@ -30,8 +37,6 @@ from reverie.nn.optimisers import Adam, Optimiser
 from reverie.options import Part
 from reverie.seeding import Randomness
 from reverie.types import Batch, Level, Losses, Phase, Rows, State, StreamSpec
-
-Positive = Annotated[int, Field(gt=0)]
 
 
 class Gate(nn.Module):
@@ -45,21 +50,6 @@ class Gate(nn.Module):
         return x * (x > 0)
 
 
-class GeneratorNet(nn.Module):
-    """z (B, latent_dim + classes) -> samples (B, *shape)."""
-
-    def __init__(self, layers: nn.Module, shape: tuple[int, ...], output: str) -> None:
-        super().__init__()
-        self.layers, self.shape, self.output = layers, shape, output
-
-    def forward(self, z: Tensor) -> Tensor:
-        out = self.layers(z)
-        if out.dim() == 4:  # the deconvolutions may overshoot a size that is no multiple of theirs
-            out = out[..., : self.shape[-2], : self.shape[-1]]
-        out = out.reshape(len(z), *self.shape)
-        return torch.sigmoid(out) if self.output == "sigmoid" else out
-
-
 class Critic(nn.Module):
     """x (B, *shape), class code (B, classes) or None -> a score each (B,), high for rows that look real."""
 
@@ -68,10 +58,7 @@ class Critic(nn.Module):
         self.features, self.layers = features, layers
 
     def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
-        features = self.features(x)
-        if code is not None:
-            features = torch.cat([features, code], dim=1)
-        scores: Tensor = self.layers(features).squeeze(1)
+        scores: Tensor = self.layers(joined(self.features(x), code)).squeeze(1)
         return scores
 
 
@@ -139,7 +126,8 @@ class WGANGP(Part):
 
     def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
         self.spec, self.rng, self.device = spec, rng, device
-        self._check_range(spec)
+        if self.output == "sigmoid":
+            check_unit_range(spec, "output = 'sigmoid'", "output = 'linear'")
         self.outputs = spec.outputs if self.conditional else 0
         self.latent = self.latent_dim or 100
         with rng.global_torch("generator weights"):
@@ -161,7 +149,7 @@ class WGANGP(Part):
 
     def step(self, batch: Batch) -> Losses:
         """One critic update and, at the first of every ``critic_steps`` steps, one generator update."""
-        code = self._code(batch.y, len(batch))
+        code = self._code(batch.y)
         with torch.no_grad():
             fake = self._generate("critic noise", len(batch), code)
         losses = self._critic_losses(batch, fake, code)
@@ -207,7 +195,7 @@ class WGANGP(Part):
     def _generate(self, purpose: str, n: int, code: Tensor | None) -> Tensor:
         z = torch.randn(n, self.latent, generator=self.rng(purpose), device=self.device.torch_device)
         with self.device.autocast():
-            samples: Tensor = self.networks["generator"].module(_joined(z, code)).float()
+            samples: Tensor = self.networks["generator"].module(joined(z, code)).float()
         return samples
 
     def fit(self, rows: Rows) -> None:
@@ -220,18 +208,11 @@ class WGANGP(Part):
     # ------------------------------------------------------------------ sampling
 
     def sample(self, n: int, rng: torch.Generator, classes: Tensor | None = None) -> Batch:
-        if not self.trained:
-            raise NotReadyError(
-                "the generator was never trained, so it has nothing to replay; train it before sampling"
-            )
-        if self.conditional and classes is None:
-            raise OptionsError("classes = None: a conditional generator must be told which classes to draw")
-        device = self.device.torch_device
-        z = torch.randn(n, self.latent, generator=rng, device=device)
+        check_trained(self.trained)
+        z = torch.randn(n, self.latent, generator=rng, device=self.device.torch_device)
         with torch.no_grad(), self.device.autocast():
-            x = self.networks["sampled"].module(_joined(z, self._code(classes, n))).float()
-        where = torch.zeros(n, dtype=torch.int64, device=device)
-        return Batch(x, classes if self.conditional else None, where, torch.full((n,), 1 / n, device=device))
+            x = self.networks["sampled"].module(joined(z, self._code(classes))).float()
+        return as_batch(x, classes if self.conditional else None)
 
     def frozen(self) -> WGANGP:
         """Replay needs the mean generator alone; the frozen copy has no critic and cannot be trained."""
@@ -271,42 +252,22 @@ class WGANGP(Part):
 
     # ------------------------------------------------------------------ networks
 
-    def _code(self, y: Tensor | None, n: int) -> Tensor | None:
-        """One-hot rows for class indices; soft scores as they are."""
-        if not self.conditional:
-            return None
-        if y is None:
-            raise OptionsError("a conditional generator needs labelled rows")
-        return functional.one_hot(y, self.outputs).float() if y.dtype == torch.int64 else y
+    def _code(self, y: Tensor | None) -> Tensor | None:
+        return class_code(y, self.outputs) if self.conditional else None
 
-    def _modules(self, shape: tuple[int, ...]) -> tuple[GeneratorNet, Critic]:
+    def _modules(self, shape: tuple[int, ...]) -> tuple[nn.Module, Critic]:
         hidden = list(self.hidden or (400, 400))
         z = self.latent + self.outputs
         if self.architecture == "mlp":
-            layers: nn.Module = mlp([z, *reversed(hidden), math.prod(shape)])
+            decoder = mlp_decoder(z, hidden, shape)
             features = nn.Sequential(nn.Flatten())
         else:
-            if len(shape) != 3:
-                raise OptionsError(f"architecture = 'conv': needs images, inputs have shape {shape}; try 'mlp'")
-            deepest = [self.channels[-1], *(math.ceil(side / 2 ** len(self.channels)) for side in shape[1:])]
-            layers = nn.Sequential(
-                mlp([z, *reversed(hidden), math.prod(deepest)], last_activation=True),
-                nn.Unflatten(1, deepest),
-                deconv_stack([*reversed(self.channels), shape[0]], batch_norm=False),
-            )
+            decoder = conv_decoder(z, hidden, self.channels, shape, batch_norm=False)
             stack = conv_stack([shape[0], *self.channels], [2] * len(self.channels), batch_norm=False)
             features = nn.Sequential(*_gated(stack), nn.Flatten())
         head = _gated(mlp([output_width(features, shape) + self.outputs, *hidden, 1]))
-        return GeneratorNet(layers, shape, self.output), Critic(features, head)
-
-    def _check_range(self, spec: StreamSpec) -> None:
-        if self.output == "sigmoid" and spec.value_range is not None:
-            low, high = spec.value_range
-            if low < 0 or high > 1:
-                raise OptionsError(
-                    f"output = 'sigmoid': inputs must lie in [0, 1], this stream's lie in [{low:g}, {high:g}]; "
-                    "rescale them or use output = 'linear'"
-                )
+        generator = nn.Sequential(decoder, nn.Sigmoid()) if self.output == "sigmoid" else decoder
+        return generator, Critic(features, head)
 
 
 class _Fixed(nn.Module):
@@ -337,10 +298,6 @@ def gradient_penalty(
     between = torch.lerp(real, fake, place).detach().requires_grad_()
     (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
     return (weight * (slope.flatten(1).norm(dim=1) - 1).square()).sum()
-
-
-def _joined(z: Tensor, code: Tensor | None) -> Tensor:
-    return z if code is None else torch.cat([z, code], dim=1)
 
 
 def _gated(layers: nn.Sequential) -> nn.Sequential:

@@ -1,0 +1,94 @@
+"""From codes to samples: what generators with a decoder network share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reverie.checks import NotReadyError, OptionsError
+from reverie.nn.networks import deconv_stack, mlp
+from reverie.types import Batch, StreamSpec
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Decoder(nn.Module):
+    """z (B, latent_dim + classes) -> (B, *shape), linear."""
+
+    def __init__(self, layers: nn.Module, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers = layers
+        self.shape = shape
+
+    def forward(self, z: Tensor) -> Tensor:
+        out = self.layers(z)
+        if out.dim() == 4:  # the deconvolutions may overshoot a size that is no multiple of theirs
+            out = out[..., : self.shape[-2], : self.shape[-1]]
+        return out.reshape(len(z), *self.shape)
+
+
+def mlp_decoder(z: int, hidden: Sequence[int], shape: tuple[int, ...]) -> Decoder:
+    """Fully connected, the widths ``hidden`` (the encoder's) in reverse."""
+    return Decoder(mlp([z, *reversed(hidden), math.prod(shape)]), shape)
+
+
+def conv_decoder(
+    z: int, hidden: Sequence[int], channels: Sequence[int], shape: tuple[int, ...], batch_norm: bool
+) -> Decoder:
+    """Fully connected layers, then a transposed convolution for each of the encoder's ``channels``, mirrored."""
+    deepest = deepest_shape(channels, shape)
+    layers = nn.Sequential(
+        mlp([z, *reversed(hidden), math.prod(deepest)], last_activation=True),
+        nn.Unflatten(1, deepest),
+        deconv_stack([*reversed(channels), shape[0]], batch_norm),
+    )
+    return Decoder(layers, shape)
+
+
+def deepest_shape(channels: Sequence[int], shape: tuple[int, ...]) -> list[int]:
+    """What a stack of stride-2 convolutions makes of images of ``shape``. Raises OptionsError for other inputs."""
+    if len(shape) != 3:
+        raise OptionsError(f"architecture = 'conv': needs images, inputs have shape {shape}; try 'mlp'")
+    return [channels[-1], *(math.ceil(side / 2 ** len(channels)) for side in shape[1:])]
+
+
+def class_code(y: Tensor | None, outputs: int) -> Tensor:
+    """(B, outputs): one-hot rows for class indices, soft scores as they are."""
+    if y is None:
+        raise OptionsError(
+            "classes = None: a conditional generator must be told which classes: labelled rows to train, classes to sample"
+        )
+    return functional.one_hot(y, outputs).float() if y.dtype == torch.int64 else y
+
+
+def joined(z: Tensor, code: Tensor | None) -> Tensor:
+    """Noise with the class code beside it, where there is one."""
+    return z if code is None else torch.cat([z, code], dim=1)
+
+
+def as_batch(x: Tensor, classes: Tensor | None) -> Batch:
+    """Samples as rows of equal weight; y is the class asked for."""
+    where = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+    return Batch(x, classes, where, torch.full((len(x),), 1 / len(x), device=x.device))
+
+
+def check_trained(trained: bool) -> None:
+    if not trained:
+        raise NotReadyError("the generator was never trained, so it has nothing to replay; train it before sampling")
+
+
+def check_unit_range(spec: StreamSpec, option: str, remedy: str) -> None:
+    """Raises OptionsError where inputs leave [0, 1], which ``option`` needs."""
+    if spec.value_range is None:
+        return
+    low, high = spec.value_range
+    if low < 0 or high > 1:
+        raise OptionsError(
+            f"{option}: inputs must lie in [0, 1], this stream's lie in [{low:g}, {high:g}]; rescale them or use {remedy}"
+        )
