@@ -14,7 +14,7 @@ project = "Reverie"
 author = "the Reverie authors"
 version = release = reverie.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "mathml", "options_table"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "mathml", "options_table", "results_table"]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath", "fieldlist"]
 myst_heading_anchors = 3

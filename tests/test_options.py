@@ -151,7 +151,7 @@ def test_all_mistakes_come_at_once_with_dotted_names_and_near_names() -> None:
         "learner.solver = 'mpl': no solver of this name; did you mean 'mlp'?",
         "learner.generator.latent: generator 'vae' has no such option; did you mean 'latent_dim'?",
         "learner.generator.likelihood = 'poisson': input should be 'bernoulli' or 'gaussian'",
-        "learner.generator.optimiser = None: no optimiser of this name; valid: adam, sgd",
+        "learner.generator.optimiser.learning_rat: optimiser 'adam' has no such option; did you mean 'learning_rate'?",
     ]
     for text in expected:
         assert any(text in line for line in lines), f"{text!r} is not among {lines}"
@@ -357,3 +357,23 @@ def test_parts_do_not_share_their_default_parts() -> None:
     assert isinstance(Replay().buffer, Buffer)
     assert Replay().buffer is not Replay().buffer
     assert LearningWithoutForgetting().importance is None
+
+
+@pytest.mark.parametrize(
+    ("options", "path", "expected"),
+    [
+        ({"name": "generative-replay", "generator": {"latent_dim": 7}}, ("model", "generator", "latent_dim"), 7),
+        ({"name": "naive", "solver": {"hidden": [5]}}, ("solver", "solver", "hidden"), (5,)),
+        ({"name": "naive", "solver": {"optimiser": {"learning_rate": 0.5}}}, ("solver", "solver", "optimiser"), None),
+        ({"name": "replay", "buffer": {"budget": 3}}, ("buffer", "buffer", "budget"), 3),
+    ],
+)
+def test_options_without_a_name_are_those_of_the_default_part(options: dict, path: tuple, expected: object) -> None:
+    _, part, option = path
+    value = getattr(getattr(from_options(LEARNERS, options), part), option)
+    assert value.learning_rate == 0.5 if expected is None else value == expected
+
+
+def test_options_without_a_name_keep_the_rest_of_a_default_part() -> None:
+    part = from_options(GENERATORS, {"name": "wgan-gp", "critic_optimiser": {"learning_rate": 0.5}})
+    assert (part.critic_optimiser.learning_rate, part.critic_optimiser.betas) == (0.5, (0.5, 0.9))

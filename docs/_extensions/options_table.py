@@ -6,9 +6,8 @@ from sphinx.util.nodes import nodes
 
 from reverie.cli import list_command
 from reverie.options import signature
-from reverie.replay import BUFFERS
 
-TABLES = {**list_command.TABLES, "buffers": BUFFERS}
+TABLES = list_command.TABLES
 
 
 class OptionsTable(SphinxDirective):

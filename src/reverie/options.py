@@ -104,7 +104,11 @@ class Option:
 
 
 class Table(Mapping[str, type]):
-    """The parts of one kind by kebab-case name. ``aliases`` are further names: a part with some options set."""
+    """The parts of one kind by kebab-case name.
+
+    aliases: further names, a part with some options set. usual: the part that is meant where options are given without a
+    name and no default says which (``--learner.generator.latent_dim 50``).
+    """
 
     def __init__(
         self,
@@ -112,8 +116,10 @@ class Table(Mapping[str, type]):
         protocol: type,
         parts: Mapping[str, type],
         aliases: Mapping[str, Mapping[str, Any]] | None = None,
+        usual: str | None = None,
     ) -> None:
         self.kind = kind
+        self.usual = usual
         self.parts = dict(parts)
         self.aliases = {name: dict(options) for name, options in (aliases or {}).items()}
         _TABLES[protocol] = self
@@ -254,10 +260,9 @@ def _make(table: Table, options: dict[str, Any], path: str, problems: Problems) 
         if option is None:
             problems.add(f"{path}.{key}: {table.kind} {name!r} has no such option; {nearest(key, signature(cls))}")
         elif option.table is not None and isinstance(value, list | tuple):
-            inner = option.table
-            values[key] = tuple(_nested(inner, item, f"{path}.{key}[{i}]", problems) for i, item in enumerate(value))
+            values[key] = tuple(_nested(option, item, f"{path}.{key}[{i}]", problems) for i, item in enumerate(value))
         elif option.table is not None and value is not None and not isinstance(value, Part):
-            values[key] = _nested(option.table, value, f"{path}.{key}", problems)
+            values[key] = _nested(option, value, f"{path}.{key}", problems)
         else:
             values[key] = value
     values = _validate(cls, values, path, problems)
@@ -270,7 +275,14 @@ def _make(table: Table, options: dict[str, Any], path: str, problems: Problems) 
         return None
 
 
-def _nested(table: Table, value: Any, path: str, problems: Problems) -> Any:
+def _nested(option: Option, value: Any, path: str, problems: Problems) -> Any:
+    table = option.table
+    assert table is not None
+    if isinstance(value, Mapping) and "name" not in value:
+        if isinstance(option.default, Part):
+            value = merged(to_options(option.default), value)
+        elif table.usual is not None:
+            value = {"name": table.usual, **value}
     if isinstance(value, str):
         value = {"name": value}
     if not isinstance(value, Mapping):

@@ -66,7 +66,8 @@ class Randomness:
         # Not torch.manual_seed: without an accelerator that keeps a note for a later one at every call.
         torch.default_generator.manual_seed(seed)
         if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(seed)
 
     def fork(self, purpose: str) -> Randomness:
         """An independent set of streams, for evaluation and probes."""

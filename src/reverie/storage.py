@@ -109,17 +109,19 @@ def read_tree(folder: Path, warn: Callable[[str], None] = lambda message: None) 
     try:
         return _read_checked(folder)
     except StorageError as newest:
-        previous = _sibling(folder, "previous")
-        try:
-            tree = _read_checked(previous)
-        except StorageError:
-            raise newest from None
-        warn(f"{newest}; the state saved before it is used instead")
-        return tree
+        # Whole but not in place yet, or the one before: a process may have died between two renames.
+        for suffix in ("next", "previous"):
+            try:
+                tree = _read_checked(_sibling(folder, suffix))
+            except StorageError:
+                continue
+            warn(f"{newest}; the state saved before it is used instead")
+            return tree
+        raise
 
 
 def has_tree(folder: Path) -> bool:
-    return folder.exists() or _sibling(folder, "previous").exists()
+    return any(place.exists() for place in (folder, _sibling(folder, "previous"), _sibling(folder, "next")))
 
 
 def _read_checked(folder: Path) -> Tree:

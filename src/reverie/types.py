@@ -28,8 +28,9 @@ class Batch:
 
     x: (B, ...) float32. y: (B,) int64 class index, (B, outputs) float32 soft scores (one distribution per softmax
     group, scaled by the group's share), or None where nothing labels the rows. task: (B,) int64. weight: (B,) float32,
-    summing to 1. groups: (outputs,) int64, the softmax group that each output belongs to, -1 for an output that takes no
-    part; None: one softmax over all outputs. temperature: (B,) softmax temperature a row, or None for 1 everywhere.
+    summing to 1. groups: (outputs,) int64, the softmax group that each output belongs to, -1 for an output that takes
+    no part; None: one softmax over all outputs. temperature: (B,) softmax temperature a row, or None for 1 everywhere.
+    asked: (B,) int64, the class that a conditional generator was asked for, or None.
     """
 
     x: Tensor
@@ -38,6 +39,7 @@ class Batch:
     weight: Tensor
     groups: Tensor | None = None
     temperature: Tensor | None = None
+    asked: Tensor | None = None
     level: Level = "input"
 
     def __len__(self) -> int:

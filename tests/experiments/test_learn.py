@@ -108,3 +108,50 @@ def test_joint_counts_the_rows_it_needs(tmp_path: Path) -> None:
     memory = run.result["memory"]
     assert memory["persistent"]["rows of all tasks"] == 2 * 64 * (8 * 4 + 16)  # four fifths of 80 rows a task
     assert memory["stores_raw_data"]
+
+
+def test_a_reservoir_holds_no_empty_rows_after_classes_join(tmp_path: Path) -> None:
+    options = {"name": "replay", "steps": 10, "buffer": {"strategy": "reservoir", "budget": 10}}
+    reverie.run(Stream.from_arrays([cloud(0, "cat", "dog")]), options, out=tmp_path / "a", threads=1)
+    run = reverie.load(tmp_path / "a").learn(*cloud(1, "hen", "cow"), out=tmp_path / "b")
+    buffer = run.learner.buffer
+    assert len(buffer.x) == 20  # settled by the classes of the first stream
+    assert bool((buffer.x.flatten(1).sum(1) > 0).all())
+
+
+def test_values_of_another_scale_are_refused(january: Path) -> None:
+    x, y = cloud(1, "hen", "cow")
+    with pytest.raises(DataError, match=r"values in \[.*\]: the model was trained on \[.*\]; scale them alike"):
+        reverie.load(january).learn(255 * x, y)
+
+
+def test_labels_that_only_look_like_known_ones_are_refused(tmp_path: Path) -> None:
+    x, _ = cloud(0, "cat", "dog")
+    reverie.run(
+        Stream.from_arrays([(x, np.repeat(["0", "1"], 40))]),
+        {"name": "naive", "steps": 3},
+        out=tmp_path / "a",
+        threads=1,
+    )
+    with pytest.raises(DataError, match=r"labels \[0, 1\]: are written like known ones but are of another type"):
+        reverie.load(tmp_path / "a").learn(x, np.repeat([0, 1], 40))
+
+
+def test_learning_on_after_joint_training_asks_the_new_head(tmp_path: Path) -> None:
+    stream = Stream.from_arrays([cloud(0, "cat", "dog"), cloud(1, "hen", "cow")], "task")
+    reverie.run(stream, {"name": "joint", "steps": 40}, out=tmp_path / "a", threads=1)
+    run = reverie.load(tmp_path / "a").learn(*cloud(2, "owl", "bee"), out=tmp_path / "b")
+    assert run.summary["average_accuracy"] > 0.9
+
+
+def test_precision_and_device_are_those_really_used(tmp_path: Path) -> None:
+    reverie.run(
+        Stream.from_arrays([cloud(0, "cat", "dog")]),
+        {"name": "naive", "steps": 3},
+        out=tmp_path / "a",
+        precision="bf16",
+        threads=1,
+    )
+    loaded = reverie.load(tmp_path / "a")
+    assert loaded.device.precision == "bf16"
+    assert loaded.learn(*cloud(1, "hen", "cow"), out=tmp_path / "b").result["options"]["precision"] == "bf16"

@@ -354,3 +354,16 @@ def test_a_grid_gives_every_cell_and_skips_what_is_finished(tmp_path: Path, monk
     assert {cell.title: result["accuracy"] for cell, result in run_grid(cells)} == {
         title: result["accuracy"] for title, result in results.items()
     }
+
+
+def test_loading_says_when_the_newest_state_is_damaged(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    stream = {"name": "blobs", "tasks": 2, "rows_per_class": 12}
+    reverie.run(stream, {"name": "naive", "steps": 4}, out=folder, threads=1)
+    tensors = folder / "checkpoint" / "tensors.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-9])
+    with pytest.warns(UserWarning, match="damaged.*the state saved before it is used instead"):
+        reverie.load(folder)
+    heard: list[str] = []
+    reverie.load(folder, warn=heard.append)
+    assert len(heard) == 1

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reverie import metrics
 from reverie.metrics import (
     as_matrix,
     average_accuracy,
@@ -168,3 +169,41 @@ def test_nested_lists_become_a_matrix() -> None:
     assert R.dtype == np.float64
     assert np.isnan(R[0, 1])
     assert R[1].tolist() == [0.25, 1.0]
+
+
+HAND = np.array([[0.9, 0.2, 0.1], [0.6, 0.8, 0.3], [0.5, 0.4, 0.7]])
+
+
+def test_further_measures_by_hand() -> None:
+    assert metrics.relative_forgetting(HAND) == pytest.approx((0.4 / 0.9 + 0.4 / 0.8) / 2)
+    assert metrics.average_of_seen(HAND) == pytest.approx((0.9 + 0.6 + 0.8 + 0.5 + 0.4 + 0.7) / 6)
+    transfer = (-0.3 - 0.4 - 0.4) / 3
+    assert metrics.mean_backward_transfer(HAND) == pytest.approx(transfer)
+    assert metrics.remembering(HAND) == pytest.approx(1 + transfer)
+    assert metrics.positive_backward_transfer(HAND) == 0
+    assert metrics.positive_backward_transfer(np.array([[0.5, 0.0], [0.75, 0.5]])) == pytest.approx(0.25)
+    assert metrics.mean_forward_transfer(HAND, "domain") == pytest.approx(0.2)
+    assert metrics.mean_forward_transfer(HAND, "class") is None
+    assert metrics.intransigence(HAND, [0.95, 0.9, 0.9]) == pytest.approx([0.05, 0.1, 0.2])
+    assert metrics.omega_all(HAND, [1.0, 1.0, 0.8]) == pytest.approx((0.9 + 0.7 + (1.6 / 3) / 0.8) / 3)
+    curve = [[0.9, None], [0.4, 0.6], [0.8, 0.7]]
+    assert metrics.average_anytime_accuracy(curve) == pytest.approx((0.9 + 0.5 + 0.75) / 3)
+    assert metrics.minimum_accuracy(curve, [0, 2]) == pytest.approx((0.4 + 0.7) / 2)
+
+
+def test_further_measures_where_they_are_undefined() -> None:
+    joint = np.array([[0.9, 0.8]])
+    for measure in (
+        metrics.relative_forgetting,
+        metrics.average_of_seen,
+        metrics.mean_backward_transfer,
+        metrics.remembering,
+    ):
+        assert measure(joint) is None
+    assert metrics.positive_backward_transfer(joint) is None
+    assert metrics.mean_forward_transfer(np.array([[0.9, np.nan], [0.8, 0.7]]), "domain") is None
+    assert metrics.intransigence(joint, [1.0]) == [None]
+    assert metrics.omega_all(HAND, [1.0]) is None
+    assert metrics.relative_forgetting(np.zeros((2, 2))) is None
+    assert metrics.average_anytime_accuracy([]) is None
+    assert metrics.minimum_accuracy([[None]], [0]) is None

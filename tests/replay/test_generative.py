@@ -42,7 +42,8 @@ def scholar(chunk: int = 4, source: str = "solver", form: str = "hard", conditio
     vae.build(SPEC, rng, CPU)
     vae.step(batch())
     made = Scholar(solver, vae, rng, chunk)
-    made.begin_task(Labelling(source, SEEN, answer(form), 2.0 if form == "soft" else None))  # type: ignore[arg-type]
+    rivals = torch.zeros(4, dtype=torch.bool).index_fill(0, SEEN, True).expand(4, -1)
+    made.begin_task(Labelling(source, SEEN, answer(form), 2.0 if form == "soft" else None, rivals))  # type: ignore[arg-type]
     return made
 
 

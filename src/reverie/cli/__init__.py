@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     name = words[0]
     try:
         if name not in COMMANDS:
-            raise OptionsError(f"{name!r} is no command; {nearest(name, COMMANDS)}. See reverie --help")
+            raise OptionsError(f"{name!r} is no command; {nearest(name, COMMANDS)} (reverie --help lists them)")
         module = importlib.import_module(f"reverie.cli.{name}_command")
         module.app(args=module.prepare(words[1:]), prog_name=f"reverie {name}")
     except SystemExit as stop:

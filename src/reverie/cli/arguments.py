@@ -66,6 +66,8 @@ def value_of(text: str) -> Any:
     """A number, boolean, None or text; a list where there are commas (``400,400``) or brackets."""
     if "," in text and not text.startswith(("[", "{")):
         return [value_of(item) for item in text.split(",") if item]
+    if text in ("none", "None"):
+        return None
     try:
         return float(text) if _is_number(text) and not text.lstrip("+-").isdigit() else yaml.safe_load(text)
     except yaml.YAMLError:

@@ -125,5 +125,11 @@ def size(count: int | None) -> str:
     return f"{count} B"
 
 
+def print_warnings(console: Console, results: Sequence[Mapping[str, Any]]) -> None:
+    for result in results:
+        for message in result["warnings"]:
+            console.print(f"warning: {result['learner']}: {message}", style="yellow", highlight=False, markup=False)
+
+
 def print_json(value: object) -> None:
     print(json.dumps(value, indent=2))

@@ -19,6 +19,7 @@ from reverie.generators import GENERATORS
 from reverie.learners import LEARNERS
 from reverie.nn.optimisers import OPTIMISERS
 from reverie.options import Option, Part, Table, signature, to_options
+from reverie.replay import BUFFERS
 from reverie.solvers import SOLVERS
 from reverie.streams import STREAMS
 
@@ -27,6 +28,7 @@ TABLES: dict[str, Table] = {
     "learners": LEARNERS,
     "generators": GENERATORS,
     "solvers": SOLVERS,
+    "buffers": BUFFERS,
     "optimisers": OPTIMISERS,
 }
 
@@ -36,12 +38,21 @@ def prepare(words: Sequence[str]) -> list[str]:
 
 
 def list_parts(
-    kind: Annotated[str, typer.Argument(help="streams, learners, generators, solvers, optimisers or presets")],
+    kind: Annotated[
+        str | None, typer.Argument(help="streams, learners, generators, solvers, buffers, optimisers or presets")
+    ] = None,
     name: Annotated[str | None, typer.Argument(help="one entry, with its options")] = None,
     json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,
 ) -> None:
     """Show what there is, or one entry's options, source and cost."""
     kinds = [*TABLES, "presets"]
+    if kind is None:
+        _show(
+            "reverie list ...",
+            {**{k: ", ".join(TABLES[k].names()) for k in TABLES}, "presets": ", ".join(PRESETS)},
+            json,
+        )
+        return
     if kind not in kinds:
         raise OptionsError(f"{kind!r}: no such list; {nearest(kind, kinds)}")
     entries = (
@@ -100,7 +111,8 @@ def _first_line(table: Table, name: str) -> str:
     if alias is not None:
         options = ", ".join(f"{key} = {value}" for key, value in alias.items() if key != "name")
         return f"{alias['name']} with {options}"
-    return (inspect.getdoc(table.parts[name]) or "").splitlines()[0]
+    paragraph = " ".join((inspect.getdoc(table.parts[name]) or "").split("\n\n")[0].split())
+    return paragraph.split(". ")[0].rstrip(".:") + "."
 
 
 def _default(option: Option, value: Any) -> Any:

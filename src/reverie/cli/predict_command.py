@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
+import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ def predict(
     json: Annotated[bool, typer.Option("--json", help="print labels as a JSON list")] = False,
 ) -> None:
     """Print one label a line, in the words of the training data."""
-    trained = load(run)
+    trained = load(run, warn=lambda message: print(f"warning: {message}", file=sys.stderr))
     labels = trained.predict(read_inputs(file, trained.spec.input_shape), task).tolist()
     print(json_format.dumps(labels) if json else "\n".join(map(str, labels)))
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from reverie.cli.arguments import make_app
-from reverie.cli.display import Live, make_progress, print_json, result_table
+from reverie.cli.display import Live, make_progress, print_json, print_warnings, result_table
 from reverie.experiments.runs import resume as resume_run
 from reverie.reports import write_report
 
@@ -47,6 +47,7 @@ def resume(
         print_json(result)
         return
     console.print(result_table([result]))
+    print_warnings(console, [result])
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
 
 

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from reverie.checks import OptionsError, Problems, ReverieError, nearest
 from reverie.cli.arguments import make_app, several, take_dotted
-from reverie.cli.display import Live, make_progress, print_json, result_table
-from reverie.experiments.config import RunConfig, merged, read_yaml
+from reverie.cli.display import Live, make_progress, print_json, print_warnings, result_table
+from reverie.experiments.config import RunConfig, merged, mistakes, read_yaml
 from reverie.experiments.grid import Cell, grid, run_grid
 from reverie.experiments.presets import PRESETS
 from reverie.learners import LEARNERS
@@ -46,7 +46,7 @@ def run(
     device: Annotated[str | None, typer.Option(help="cpu, cuda or auto")] = None,
     precision: Annotated[str | None, typer.Option(help="float32 or bf16")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a run")] = None,
-    evaluate: Annotated[str | None, typer.Option(help="after each task on the tasks seen, or on all")] = None,
+    evaluate: Annotated[str | None, typer.Option(help="seen or all: test sets after each task")] = None,
     evaluate_every: Annotated[int | None, typer.Option(help="also evaluate every so many steps")] = None,
     checkpoint_seconds: Annotated[float | None, typer.Option(help="seconds between saved states")] = None,
     checkpoint_steps: Annotated[int | None, typer.Option(help="steps between saved states")] = None,
@@ -100,9 +100,7 @@ def run(
         print_json(results if len(results) > 1 else results[0])
         return
     console.print(result_table(results))
-    for result in results:
-        for message in result["warnings"]:
-            console.print(f"warning: {result['learner']}: {message}", style="yellow", highlight=False, markup=False)
+    print_warnings(console, results)
     console.print(f"report: {report}", highlight=False, soft_wrap=True)
 
 
@@ -159,9 +157,7 @@ def _configs(base: dict[str, Any], override: dict[str, Any], learners: Sequence[
         try:
             configs.append(RunConfig.from_dict(merged(values, dotted)))
         except OptionsError as error:
-            text = str(error).split(": ", 1)[-1] if "\n" not in str(error) else str(error).split("\n", 1)[1]
-            if text not in problems.found:
-                problems.add(text.removeprefix("  - "))
+            problems.found += [mistake for mistake in mistakes(error) if mistake not in problems.found]
     for key in _dotted.get("learner", {}) if len(learners) > 1 else ():
         if not any(_has(name, key) for name in learners):
             problems.add(f"learner.{key}: none of {', '.join(learners)} has this option")

@@ -116,6 +116,7 @@ class Loop:
                 if not self.resume():
                     self.record.start_over()
                 self._train()
+                result = self.record.write_result("complete", self.stream.spec, self.tests)
             except Interrupted:
                 self.record.write_result("interrupted", self.stream.spec, self.tests)
                 raise
@@ -128,7 +129,9 @@ class Loop:
                 message = f"{type(error).__name__}: {error}"
                 self.record.write_result("failed", self.stream.spec, self.tests, message)
                 raise
-        return self.record.write_result("complete", self.stream.spec, self.tests)
+        if self.stop:  # asked for during the last evaluation: this run is whole, what comes after it is not begun
+            raise Interrupted("stopped on request; this run is finished")
+        return result
 
     def _train(self) -> None:
         stream, learner = self.stream, self.learner

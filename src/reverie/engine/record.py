@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -54,7 +55,8 @@ class Record:
     # ------------------------------------------------------------------ while training
 
     def add_step(self, losses: Losses, rows: int, flops: float) -> None:
-        self.pending.append(losses)
+        if losses:  # a streaming statistic has none
+            self.pending.append(losses)
         self.steps += 1
         self.rows_seen += rows
         self.flops += flops
@@ -125,7 +127,7 @@ class Record:
             for name, images in finding.images.items():
                 (self.folder / "samples").mkdir(exist_ok=True)
                 save_grid(images, self.folder / "samples" / f"task-{task + 1}-{name.replace(' ', '-')}.png")
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise StorageError(f"cannot write what probe {probe!r} found: {error}") from error
 
     def warn(self, message: str, task: int | None = None) -> None:

@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field
 
 from reverie.checks import OptionsError, Problems, StorageError, nearest
+from reverie.device import Device
 from reverie.engine import Settings
 from reverie.learners import LEARNERS
 from reverie.options import from_options, merged, to_options
@@ -73,13 +74,18 @@ class RunConfig:
                     part = from_options(table, given[name])
                     given[name] = to_options(part)
                 except OptionsError as error:
-                    problems.found.extend(_lines(error))
+                    problems.found.extend(mistakes(error))
         try:
             checked = _model()(**given)
         except pydantic.ValidationError as error:
             for mistake in error.errors():
                 where = ".".join(map(str, mistake["loc"][:1]))
                 problems.add(f"{where} = {mistake['input']!r}: {mistake['msg'][0].lower()}{mistake['msg'][1:]}")
+        else:
+            try:
+                Device.named(checked.device or "cpu")  # type: ignore[attr-defined]
+            except OptionsError as error:
+                problems.add(str(error))
         problems.raise_as(OptionsError, "these options cannot be used")
         return cls(**{key: getattr(checked, key) for key in given})
 
@@ -142,9 +148,10 @@ def _yaml_ready(value: Any) -> Any:
     return [_yaml_ready(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _lines(error: OptionsError) -> list[str]:
+def mistakes(error: OptionsError) -> list[str]:
+    """The single mistakes that an error reports."""
     head, *rest = str(error).splitlines()
     return [line.removeprefix("  - ") for line in rest] or [head.split(": ", 1)[1]]
 
 
-__all__ = ["RunConfig", "differences", "merged", "read_yaml", "same_run"]
+__all__ = ["RunConfig", "differences", "merged", "mistakes", "read_yaml", "same_run"]

@@ -9,6 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from reverie.checks import ReverieError
 from reverie.engine import Interrupted, Observer
 from reverie.experiments.config import RunConfig
 from reverie.experiments.runs import run_config
@@ -64,6 +65,9 @@ def run_grid(
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        except ReverieError:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
         except KeyboardInterrupt:  # the processes got it too, and save their state
             pool.shutdown(wait=True, cancel_futures=True)
             raise Interrupted("stopped on request; what was trained is saved") from None

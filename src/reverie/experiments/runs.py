@@ -6,7 +6,8 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,6 +76,9 @@ class Run:
                 f"{self.result['learner']} keeps no generator, so there is nothing to sample; try generative-replay"
             )
         rng = Randomness(seed, self.device.torch_device)("sample")
+        if model.conditional != (label is not None):
+            rule = "needs a label to draw" if model.conditional else "cannot be asked for a label; it draws from all"
+            raise DataError(f"label = {label!r}: this run's generator {rule}")
         classes = None
         if label is not None:
             if label not in self.spec.classes:
@@ -101,7 +105,8 @@ class Run:
         """
         arrays = (x, y) if x_test is None else (x, y, x_test, y_test)
         given = {"stream": {"name": self.spec.name, "given": "from Python"}, "learner": to_options(self.learner)}
-        config = RunConfig(**{**self.config, **given})
+        place = {"device": str(self.device), "precision": self.device.precision, "threads": torch.get_num_threads()}
+        config = RunConfig(**{**self.config, **given, **place})
         stream = ArrayStream.continued(self.spec, arrays, name=name, seed=config.seed)
         self.learner.extend(stream.spec)
         loop = _loop(self.learner, stream, self.learner.rng, self.device, config, observer)
@@ -176,8 +181,24 @@ def run_config(
 ) -> Run:
     """As ``run``, from a config; ``made`` and ``part`` stand in for a stream and learner that no file can describe."""
     device = Device.named(config.device, config.precision)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    before = torch.get_num_threads()
+    try:
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        return _run(config, out, device, overwrite, observer, made, part)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _run(
+    config: RunConfig,
+    out: str | Path | None,
+    device: Device,
+    overwrite: bool,
+    observer: Observer | None,
+    made: ArrayStream | None,
+    part: Part | None,
+) -> Run:
     config = replace(config, threads=torch.get_num_threads(), device=str(device))
     stream, config = _stream(config, made)
     learner: Any = part.clone() if part is not None else from_options(LEARNERS, config.learner)
@@ -205,8 +226,8 @@ def _trained(loop: Loop, config: RunConfig, folder: Path | None, overwrite: bool
     with _locked(folder):
         finished = _prepare(folder, config, loop.stream, device, overwrite)
         loop.record.folder = folder
-        if finished is not None:
-            loop.resume()
+        if finished is not None and not loop.resume():
+            raise StorageError(f"{folder} holds a finished run whose checkpoint is gone; --overwrite trains it again")
         return Run(folder, finished or loop.run(start), learner, spec, device, vars(config))
 
 
@@ -222,28 +243,23 @@ def resume(folder: str | Path, observer: Observer | None = None, **changes: Any)
     return run_config(replace(config, **changes), folder, observer=observer)
 
 
-def load(folder: str | Path, device: str = "cpu") -> Run:
-    """A saved run, ready to predict and sample; no training data are read. Raises StorageError."""
+def load(folder: str | Path, device: str = "cpu", warn: Callable[[str], None] = warnings.warn) -> Run:
+    """A saved run, ready to predict and sample; no training data are read.
+
+    warn: is told when the newest state is damaged and the one before it is used. Raises StorageError when none is whole.
+    """
     folder = Path(folder)
     config = read_yaml(folder / "config.yaml")
     result = read_json(folder / "result.json", "the result")
     spec = spec_from_dict(read_json(folder / "stream.json", "the stream's description"))
-    place = Device.named(device)
+    place = Device.named(device, config["precision"])
     learner: Any = from_options(LEARNERS, config["learner"])
     rng = Randomness(config["seed"], place.torch_device)
     learner.build(spec, rng, place)
-    state = checkpoint_state(folder)
+    state = checkpoint_state(folder, warn)
     learner.load(state["learner"])
     rng.position = Position(spec.tasks)
     return Run(folder, result, learner, spec, place, {key: value for key, value in config.items() if key != "schema"})
-
-
-def complete(folder: Path, config: RunConfig) -> bool:
-    """Whether the folder holds this very run, finished."""
-    try:
-        return _status(folder) == "complete" and same_run(read_yaml(folder / "config.yaml"), config.to_dict())
-    except StorageError:
-        return False
 
 
 # ------------------------------------------------------------------------------------------ parts
@@ -285,19 +301,28 @@ def _prepare(folder: Path, config: RunConfig, stream: Stream, device: Device, ov
         if not changes:
             changes = _data_changes(folder, stream)
         if not changes:
+            _describe(folder, stream, device)
             return read_json(folder / "result.json", "the result") if _status(folder) == "complete" else None
         if not overwrite:
             changed = "; ".join(changes)
             raise OptionsError(
                 f"{folder} holds another run ({changed}); choose another folder, or --overwrite to replace it"
             )
-        _clear(folder)
+        clear(folder)
     elif any(entry.name != ".lock" for entry in folder.iterdir()) and not overwrite:
         raise OptionsError(f"{folder} is not empty and holds no run; choose another folder")
-    config.write(path)
-    write_json(folder / "stream.json", spec_to_dict(stream.spec))
-    write_json(folder / "environment.json", environment(stream.checksums, str(device)))
+    clear(folder)  # what a run that died early, or lost its config, left behind
+    _describe(folder, stream, device)
+    config.write(path)  # last: a folder with a config has all the rest
     return None
+
+
+def _describe(folder: Path, stream: Stream, device: Device) -> None:
+    """Writes what the run is about, where it is missing."""
+    if not (folder / "stream.json").exists():
+        write_json(folder / "stream.json", spec_to_dict(stream.spec))
+    if not (folder / "environment.json").exists():
+        write_json(folder / "environment.json", environment(stream.checksums, str(device)))
 
 
 def _data_changes(folder: Path, stream: Stream) -> list[str]:
@@ -324,12 +349,12 @@ def _status(folder: Path) -> str | None:
     return read_json(path, "the result").get("status") if path.exists() else None
 
 
-def _clear(folder: Path) -> None:
-    """Removes what a run wrote, and nothing else."""
-    for name in ("config.yaml", "stream.json", "environment.json", "metrics.jsonl", "result.json", "report.html"):
-        (folder / name).unlink(missing_ok=True)
-    for name in ("arrays", "samples", "checkpoint", "checkpoint.previous", "checkpoint.next"):
+def clear(folder: Path) -> None:
+    """Removes what a run wrote, and nothing else; the config last, so that the rest is never taken for another run's."""
+    for name in ("checkpoint", "checkpoint.previous", "checkpoint.next", "arrays", "samples"):
         shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("result.json", "metrics.jsonl", "report.html", "stream.json", "environment.json", "config.yaml"):
+        (folder / name).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -384,4 +409,4 @@ def _nested(lists: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
     return tuple(tuple(inner) for inner in lists)
 
 
-__all__ = ["Learner", "Run", "complete", "load", "resume", "run", "run_config"]
+__all__ = ["Learner", "Run", "load", "resume", "run", "run_config"]

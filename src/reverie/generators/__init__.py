@@ -12,6 +12,7 @@ GENERATORS = Table(
     Generator,
     {"vae": VAE, "wgan-gp": WGANGP, "oracle": Oracle},
     aliases={"conditional-vae": {"name": "vae", "conditional": True}},
+    usual="vae",
 )
 
 __all__ = ["GENERATORS", "VAE", "WGANGP", "Oracle", "train"]

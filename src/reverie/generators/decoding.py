@@ -78,8 +78,9 @@ def as_batch(x: Tensor, classes: Tensor | None) -> Batch:
     return Batch(x, classes, where, torch.full((len(x),), 1 / len(x), device=x.device))
 
 
-def check_trained(trained: bool) -> None:
-    if not trained:
+def check_trained(generator: object) -> None:
+    """Raises NotReadyError for a generator that was not trained, or not even built."""
+    if not getattr(generator, "trained", False):
         raise NotReadyError("the generator was never trained, so it has nothing to replay; train it before sampling")
 
 

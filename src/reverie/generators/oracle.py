@@ -46,7 +46,7 @@ class Oracle(Part):
         return {}
 
     def sample(self, n: int, rng: torch.Generator, classes: Tensor | None = None) -> Batch:
-        if len(self.x) == 0:
+        if len(getattr(self, "x", ())) == 0:
             raise NotReadyError("the oracle has seen no rows yet, so it has nothing to replay")
         index = torch.randint(len(self.x), (n,), generator=rng, device=self.x.device)
         weight = torch.full((n,), 1 / n, device=self.x.device)

@@ -174,7 +174,7 @@ class VAE(Part):
         )
 
     def sample(self, n: int, rng: torch.Generator, classes: Tensor | None = None) -> Batch:
-        check_trained(self.trained)
+        check_trained(self)
         z = torch.randn(n, self.latent, generator=rng, device=self.device.torch_device)
         self.network.ready(train=False)
         with torch.no_grad(), self.device.autocast():

@@ -208,7 +208,7 @@ class WGANGP(Part):
     # ------------------------------------------------------------------ sampling
 
     def sample(self, n: int, rng: torch.Generator, classes: Tensor | None = None) -> Batch:
-        check_trained(self.trained)
+        check_trained(self)
         z = torch.randn(n, self.latent, generator=rng, device=self.device.torch_device)
         with torch.no_grad(), self.device.autocast():
             x = self.networks["sampled"].module(joined(z, self._code(classes))).float()

@@ -21,7 +21,7 @@ from reverie.generators import VAE
 from reverie.learners.base import SolverLearner, prefixed
 from reverie.probes.replay_quality import ReplayQuality
 from reverie.replay import Labelling, Scholar, importance, mix, replay_rows
-from reverie.replay.generative import LabelSource
+from reverie.replay.generative import LabelSource, steps_a_chunk
 from reverie.replay.labels import past_groups, seen_outputs, targets
 from reverie.replay.mixing import Importance, ReplaySize
 from reverie.seeding import Randomness
@@ -115,7 +115,9 @@ class GenerativeReplay(SolverLearner):
             both = batch if past is None else mix(batch, self._scaled(past), r, self.spec.outputs)
             losses |= prefixed("solver", self.network.step(replace(both, groups=self.groups)))
         if phase.name != "solver" and self.model.trains_by == "step":
-            both = batch if past is None else mix(batch, past, r, self.spec.outputs)
+            # A conditional generator learns each sample under the class that it was asked for.
+            shown = past if past is None or past.asked is None else replace(past, y=past.asked)
+            both = batch if shown is None else mix(batch, shown, r, self.spec.outputs)
             losses |= prefixed("generator", self.model.step(both))
         return losses
 
@@ -168,7 +170,8 @@ class GenerativeReplay(SolverLearner):
         """Of the replay that is generated in one pass: inputs, labels, task, weight, temperature."""
         labels = 4 * self.spec.outputs if self.distill else 8
         row = 4 * math.prod(self.spec.input_shape) + labels + 8 + 4 + (4 if self.distill else 0)
-        return self.chunk * self._past_rows(self.phase("train").batch_size) * row
+        past = self._past_rows(self.phase("train").batch_size)
+        return steps_a_chunk(self.chunk, past) * past * row if past else 0
 
     def probes(self) -> Sequence[Probe]:
         return (ReplayQuality(self.drift_warning),)
@@ -196,7 +199,11 @@ class GenerativeReplay(SolverLearner):
             scores = functional.pad(scores, (0, self.spec.outputs - scores.shape[1]), value=float("-inf"))
             return targets(scores, groups, seen, form, self.temperature)  # type: ignore[arg-type]
 
-        return Labelling(self.labels, seen.nonzero().flatten(), answer, self.temperature if self.distill else None)
+        rivals = seen.expand(len(seen), -1)
+        if groups is not None:
+            rivals = rivals & (groups[:, None] == groups).to(device)
+        temperature = self.temperature if self.distill else None
+        return Labelling(self.labels, seen.nonzero().flatten(), answer, temperature, rivals)
 
     def _scaled(self, past: Batch) -> Batch:
         if self.distill and self.temperature_squared:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ PICTURES = 40
 class ReplayQuality:
     """For learners with a scholar.
 
+    kept: share of replayed rows that are rehearsed (all, but under labels = "agreement"); the rest is measured on these.
     histogram: share of each class among the labels of replay, (outputs,). label_agreement: share of replayed rows
     whose label is that of most of their 5 nearest real test images, a reference that no training touches (None where no
     earlier test set is at hand).
@@ -44,6 +46,14 @@ class ReplayQuality:
         if learner.scholar is None:
             return Finding(images=images)
         replay = learner.scholar.draw(ROWS, rng("replay"))
+        kept = replay.weight > 0  # under labels = "agreement" the others are not rehearsed
+        share = float(kept.float().mean())
+        if share == 0:
+            message = (
+                f"task {task.name!r}: not one replayed row was kept, so nothing was rehearsed; try labels = 'solver'"
+            )
+            return Finding(numbers={"kept": 0.0}, images=images, warnings=(message,))
+        replay = replace(replay, x=replay.x[kept], y=replay.y[kept])
         heads = _old_heads(learner, spec, task.index)
         labels = replay.y[:, None] if replay.y.dtype == torch.int64 else _answers(replay.y, heads)
         frozen = _answers(learner.scholar.solver.scores(replay.x), heads)
@@ -58,6 +68,7 @@ class ReplayQuality:
             )
         return Finding(
             numbers={
+                "kept": share,
                 "solver_agreement": agreement,
                 "label_agreement": self._label_agreement(replay.x, labels, stream, task),
                 "histogram": [round(share, 4) for share in histogram.tolist()],

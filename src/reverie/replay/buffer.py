@@ -49,13 +49,15 @@ class Buffer(Part):
         self.y = torch.empty(0, dtype=torch.int64)
         self.task = torch.empty(0, dtype=torch.int64)
         self.seen: dict[str, int] = {}
-        keys = {(head, c) for head, classes in enumerate(spec.heads) for c in classes}
-        self.check_budget(len(keys))
+        classes = _classes(spec)
+        self.check_budget(classes)
+        # A reservoir's size is settled here: a later one would leave slots that no row is drawn into.
+        self.reservoir = self.budget * classes if self.budget is not None and self.unit == "items-per-class" else None
 
     def extend(self, spec: StreamSpec) -> None:
         """Classes have joined; raises OptionsError when the budget is too small for them."""
         self.spec = spec
-        self.check_budget(len({(head, c) for head, classes in enumerate(spec.heads) for c in classes}))
+        self.check_budget(_classes(spec))
 
     def capacity(self) -> int | None:
         """Rows that the whole buffer may hold; None for one budget a class, or no limit."""
@@ -88,18 +90,17 @@ class Buffer(Part):
         return sum(tensor.numel() * tensor.element_size() for tensor in (self.x, self.y, self.task))
 
     def state(self) -> State:
-        return {"x": self.x, "y": self.y, "task": self.task, "seen": dict(self.seen)}
+        rows = {"x": self.x, "y": self.y, "task": self.task}
+        return {**rows, "seen": dict(self.seen), "reservoir": self.reservoir}
 
     def load(self, state: State) -> None:
         self.x, self.y, self.task = (state[name].clone() for name in ("x", "y", "task"))  # a reservoir writes to them
-        self.seen = dict(state["seen"])
+        self.seen, self.reservoir = dict(state["seen"]), state["reservoir"]
 
     # ------------------------------------------------------------------ filling
 
     def _add_reservoir(self, rows: Rows, order: Tensor, task: int) -> None:
-        capacity = self.capacity()
-        if self.budget is not None and self.unit == "items-per-class":
-            capacity = self.budget * len({(t, c) for t, cs in enumerate(self.spec.heads) for c in cs})
+        capacity = self.reservoir or self.capacity()
         seen, dtype = self.seen.get("all", 0), self.x.dtype
         if capacity is None:
             chosen, slots = torch.arange(len(rows)), torch.arange(seen, seen + len(rows))
@@ -158,6 +159,7 @@ class Buffer(Part):
         if encoded is None:
             if self.x.dtype == torch.uint8:
                 self.x = _decoded(self.x)
+                self.check_budget(_classes(self.spec))  # floats take four times the bytes
             encoded = x
         return encoded, rows.labels[index], torch.full((len(index),), task)
 
@@ -166,7 +168,7 @@ class Buffer(Part):
         parts = []
         for part in index.split(CHUNK):
             with torch.no_grad():
-                parts.append(solver.encode(rows.take(part).x).flatten(1).cpu())
+                parts.append(solver.encode(rows.take(part).x.to(self.rng.device)).flatten(1).cpu())
         return torch.nn.functional.normalize(torch.cat(parts), dim=1)
 
     def _resize(self, length: int) -> None:
@@ -195,6 +197,11 @@ def _as_bytes(x: Tensor) -> Tensor | None:
 
 def _decoded(x: Tensor) -> Tensor:
     return x.to(torch.float32) / 255 if x.dtype == torch.uint8 else x
+
+
+def _classes(spec: StreamSpec) -> int:
+    """Classes of the stream, counted in every task they occur in."""
+    return len({(head, c) for head, classes in enumerate(spec.heads) for c in classes})
 
 
 def _numel(shape: tuple[int, ...]) -> int:

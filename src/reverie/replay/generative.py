@@ -17,17 +17,29 @@ LabelSource = Literal["solver", "condition", "agreement"]
 Targets = Callable[[Tensor], Tensor]
 
 LABEL_ROWS = 8192  # rows labelled at a time: large products, bounded memory
+DRAWN_ROWS = 16384  # rows generated in one pass at most, however many a step asks for
+
+
+def steps_a_chunk(chunk: int, n: int) -> int:
+    """Steps whose replay, n rows each, is generated in one pass.
+
+    >>> steps_a_chunk(25, 128), steps_a_chunk(25, 4096)
+    (25, 4)
+    """
+    return max(min(chunk, DRAWN_ROWS // n), 1)
 
 
 @dataclass(frozen=True)
 class Labelling:
     """How replay of one task is labelled. seen: (classes,) indices taught so far, which a conditional generator is asked for;
-    targets: from the frozen solver's scores (B, outputs) to int64 indices or soft scores; temperature: of soft targets, else None."""
+    rivals: (outputs, outputs) bool, row c the outputs that compete with class c for its rows; targets: from the frozen solver's
+    scores (B, outputs) to int64 indices or soft scores; temperature: of soft targets, else None."""
 
     source: LabelSource
     seen: Tensor
     targets: Targets
     temperature: float | None = None
+    rivals: Tensor | None = None
 
 
 class Scholar:
@@ -49,11 +61,11 @@ class Scholar:
 
     def sample(self, n: int, current: Batch | None = None) -> Batch:
         """The n replayed rows of the step that training stands at."""
-        here = self.rng.position
-        first = here.step - here.step % self.chunk
+        here, chunk = self.rng.position, steps_a_chunk(self.chunk, n)
+        first = here.step - here.step % chunk
         key = (here.task, here.phase, first, n)
         if self._drawn is None or self._drawn[0] != key:
-            drawn = self.draw(n * self.chunk, self.rng.at("replay", here.task, here.phase, first))
+            drawn = self.draw(n * chunk, self.rng.at("replay", here.task, here.phase, first))
             self._drawn = (key, drawn)
         start = (here.step - first) * n
         return _slice(self._drawn[1], start, start + n)
@@ -68,18 +80,19 @@ class Scholar:
             pick = torch.randint(len(rule.seen), (n,), generator=rng, device=rule.seen.device)
             classes = rule.seen[pick]
         rows = self.generator.sample(n, rng, classes)
+        if self.generator.conditional:
+            rows = replace(rows, asked=classes)
         if rule.source == "condition":
             return rows
         with torch.no_grad():
-            labelled = [
-                (rule.targets(scores), scores.argmax(dim=1))
-                for scores in (self.solver.scores(part) for part in rows.x.split(LABEL_ROWS))
-            ]
-        y = torch.cat([target for target, _ in labelled])
+            scores = torch.cat([self.solver.scores(part) for part in rows.x.split(LABEL_ROWS)])
+        y = rule.targets(scores)
         temperature = None if rule.temperature is None else torch.full((n,), rule.temperature, device=y.device)
         rows = replace(rows, y=y, temperature=temperature)
         if rule.source == "agreement":
-            answers = torch.cat([answer for _, answer in labelled])
+            assert rule.rivals is not None
+            assert classes is not None
+            answers = scores.masked_fill(~rule.rivals[classes], float("-inf")).argmax(dim=1)
             rows = replace(rows, weight=rows.weight * (answers == classes))
         return rows
 
@@ -103,6 +116,7 @@ def _slice(batch: Batch, start: int, end: int) -> Batch:
         x=batch.x[start:end],
         y=None if batch.y is None else batch.y[start:end],
         task=batch.task[start:end],
+        asked=None if batch.asked is None else batch.asked[start:end],
         weight=weight / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny),
         temperature=None if batch.temperature is None else batch.temperature[start:end],
     )

@@ -4,6 +4,6 @@ from reverie.options import Table
 from reverie.solvers.classifier import CNN, MLP, Classifier, ConvStack, Module
 from reverie.types import Solver
 
-SOLVERS = Table("solver", Solver, {"mlp": MLP, "cnn": CNN, "conv-stack": ConvStack, "module": Module})
+SOLVERS = Table("solver", Solver, {"mlp": MLP, "cnn": CNN, "conv-stack": ConvStack, "module": Module}, usual="mlp")
 
 __all__ = ["CNN", "MLP", "SOLVERS", "Classifier", "ConvStack", "Module"]

@@ -27,7 +27,8 @@ def softmax_groups(spec: StreamSpec, task: int, active: ActiveClasses) -> Tensor
         return None
     groups = torch.full((spec.outputs,), -1)
     merged = len(spec.heads) > spec.tasks  # joint training: every head is taught at once
-    for head, classes in enumerate(spec.heads):
+    parts = spec.heads if spec.scenario == "task" else spec.task_classes
+    for head, classes in enumerate(parts):
         if head > task and not merged:
             break
         for output in classes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reverie.checks import DataError
 from reverie.types import Batch, Rows
 
 
@@ -92,6 +94,7 @@ class DatasetRows:
         self._labels = labels
         self._task = task
         self._index = index
+        self._device = torch.device("cpu")
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -104,14 +107,22 @@ class DatasetRows:
         indices = indices.cpu()
         where = indices.tolist() if self._index is None else [self._index[i] for i in indices.tolist()]
         x = torch.stack([item_array(self._dataset[i]) for i in where])
-        return Batch(x, self._labels[indices], torch.full((len(where),), self._task), _weights(len(where), x.device))
+        finite = torch.isfinite(x.flatten(1)).all(dim=1)
+        if not bool(finite.all()):
+            raise DataError(
+                f"row {where[int(finite.logical_not().nonzero()[0])]} of the data set holds NaN or infinite values"
+            )
+        batch = Batch(x, self._labels[indices], torch.full((len(where),), self._task), _weights(len(where), x.device))
+        return batch if self._device == x.device else batch.to(self._device)
 
     def chunks(self, size: int) -> Iterator[Batch]:
         for start in range(0, len(self), size):
             yield self.take(torch.arange(start, min(start + size, len(self))))
 
     def to(self, device: torch.device) -> Rows:
-        return self
+        moved = copy.copy(self)
+        moved._device = device
+        return moved
 
 
 def item_array(item: Any) -> Tensor:

@@ -160,7 +160,20 @@ class ArrayStream:
         value_range = _check_pieces([piece], spec.scenario, problems)
         if len(piece.train.labels) and _shape(piece) != spec.input_shape:
             problems.add(f"inputs of shape {_shape(piece)}: the model was trained on {spec.input_shape}")
+        if spec.value_range is not None and value_range is not None:
+            (low, high), (new_low, new_high) = spec.value_range, value_range
+            within = low >= 0 and high <= 1
+            if within and (new_low < 0 or new_high > 1):
+                problems.add(
+                    f"values in [{new_low:g}, {new_high:g}]: the model was trained on [{low:g}, {high:g}]; scale them alike"
+                )
+            value_range = (min(low, new_low), max(high, new_high))
         unknown = [label for label in piece.labels if label not in spec.classes]
+        alike = [label for label in unknown if str(label) in map(str, spec.classes)]
+        if alike:
+            problems.add(
+                f"labels {alike}: are written like known ones but are of another type; known: {list(spec.classes)}"
+            )
         if spec.scenario == "domain" and unknown:
             problems.add(
                 f"labels {unknown}: a domain-incremental model answers with {list(spec.classes)} and takes on no new classes"
@@ -182,7 +195,7 @@ class ArrayStream:
         )
         train, test = (_rows(data, piece, outputs, task) for data in (piece.train, piece.test))
         gone = TensorRows(torch.empty(0, *spec.input_shape), torch.empty(0, dtype=torch.int64))
-        tests = (TestSet(piece.name, outputs, test, since=task, head=task),)
+        tests = (TestSet(piece.name, outputs, test, since=task, head=len(spec.heads)),)
         return ArrayStream(longer, (*[gone] * task, train), tests, (None,) * (task + 1), {piece.name: _checksum(piece)})
 
     @staticmethod
@@ -284,9 +297,15 @@ def recommend(pieces: Sequence[Piece]) -> Recommended:
         # With few inputs the reconstruction term is small beside the KL term, and samples blur (chosen on split digits).
         "kl_weight": 0.25 if small else 1.0,
     }
-    unit = all(_in_unit_range(piece.train.x) for piece in pieces if piece.train.is_array)
+    unit = all(_in_unit_range(piece.train.x if piece.train.is_array else _some_items(piece.train)) for piece in pieces)
     likelihood = "bernoulli" if unit else "gaussian"
     return Recommended(solver={"name": "mlp"}, generator={"name": "vae", "likelihood": likelihood}, values=values)
+
+
+def _some_items(data: Data) -> Tensor:
+    """Some inputs of a map-style data set, spread over it."""
+    places = np.unique(np.linspace(0, len(data.x) - 1, min(len(data.x), 64)).astype(int))
+    return torch.stack([item_array(data.x[int(place)]) for place in places]) if len(places) else torch.empty(0)
 
 
 def _in_unit_range(x: Any) -> bool:
