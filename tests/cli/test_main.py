@@ -429,7 +429,16 @@ def test_data_says_what_is_here(command: Command, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        *(("3", 3), ("-3", -3), ("1e-3", 0.001), ("0.5", 0.5), ("true", True), ("null", None), ("none", "none")),
+        *(
+            ("3", 3),
+            ("-3", -3),
+            ("1e-3", 0.001),
+            ("0.5", 0.5),
+            ("true", True),
+            ("null", None),
+            ("none", None),
+            ("None", None),
+        ),
         *(
             ("400,400", [400, 400]),
             ("[1, 2]", [1, 2]),

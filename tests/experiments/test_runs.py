@@ -266,7 +266,7 @@ def test_samples_of_a_label(animals: Run) -> None:
         assert np.array_equal(drawn, animals.sample(30, label=label))
     with pytest.raises(DataError, match=r"label = 'cow': not one of \['cat', 'dog', 'eel', 'fox'\]"):
         loaded.sample(3, label="cow")
-    with pytest.raises(OptionsError, match="must be told which classes"):
+    with pytest.raises(DataError, match="label = None: this run's generator needs a label to draw"):
         loaded.sample(3)
 
 

@@ -166,9 +166,27 @@ def test_rows_on_which_class_and_solver_disagree_weigh_nothing() -> None:
 
 def test_if_none_agree_the_batch_weighs_nothing_and_stays_finite() -> None:
     made = scholar(source="agreement", conditional=True)
-    made.solver.scores = lambda x: torch.eye(4)[3].expand(len(x), 4)  # type: ignore[method-assign]
+    taught, other = int(SEEN[0]), int(SEEN[1])
+    assert made._labelling is not None
+    made.begin_task(replace(made._labelling, seen=torch.tensor([taught])))  # asked for one class, answered with another
+    made.solver.scores = lambda x: torch.eye(4)[other].expand(len(x), 4)  # type: ignore[method-assign]
     rows = at(made, 0)
     assert torch.equal(rows.weight, torch.zeros(5))
+
+
+def test_agreement_is_among_the_classes_taught() -> None:
+    made = scholar(source="agreement", conditional=True)
+    unseen = next(c for c in range(4) if c not in SEEN.tolist())
+    asked = int(SEEN[0])
+    assert made._labelling is not None
+    made.begin_task(replace(made._labelling, seen=torch.tensor([asked])))
+    scores = torch.zeros(4)
+    scores[unseen], scores[asked] = 9.0, 1.0  # an output that was never taught may be the largest of all
+    made.solver.scores = lambda x: scores.expand(len(x), 4)  # type: ignore[method-assign]
+    rows = at(made, 0)
+    torch.testing.assert_close(rows.weight, torch.full((5,), 0.2))
+    assert rows.asked is not None
+    assert rows.asked.tolist() == [asked] * 5
 
 
 def test_a_scholar_without_a_rule_and_one_without_training() -> None:

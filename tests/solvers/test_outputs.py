@@ -210,3 +210,13 @@ def test_an_output_taught_later_gets_no_gradient_before() -> None:
         reached.append(counts)
     assert reached == [[2, 4, 6], [6, 6, 6]]
     assert all(a < b for a, b in pairwise(reached[0]))
+
+
+def test_joint_training_puts_all_classes_into_one_softmax_whatever_is_active() -> None:
+    for active in ("all-so-far", "current"):
+        groups = softmax_groups(spec("class", merged=True), 0, active)
+        assert groups is not None
+        assert len(set(groups.tolist())) == 1
+    heads = softmax_groups(spec("task", merged=True), 0, "all")
+    assert heads is not None
+    assert heads.tolist() == [0, 0, 1, 1, 2, 2]

@@ -52,6 +52,11 @@ def _images(path: Path, tasks: int) -> tuple[list[str], list[tuple[Any, ...]]]:
             f"tasks = {tasks}: {path / 'train'} holds {len(classes)} class folders, so 1 to {len(classes)} tasks"
         )
     problems = Problems()
+    if (path / "test").is_dir():
+        unknown = sorted(
+            folder.name for folder in (path / "test").iterdir() if folder.is_dir() and folder.name not in classes
+        )
+        problems.check(not unknown, f"{path / 'test'}: classes {unknown} that {path / 'train'} never shows")
     names, arrays = [], []
     for group in np.array_split(np.asarray(classes), tasks):
         parts = [
@@ -72,7 +77,10 @@ def _read_split(folder: Path, classes: list[str], problems: Problems) -> tuple[A
         for file in files:
             try:
                 with Image.open(file) as image:
-                    pixels = np.asarray(image.convert("L" if image.mode in ("1", "L", "I;16") else "RGB"))
+                    if image.mode.startswith(("I", "F")):
+                        problems.add(f"{file}: pixels of more than 8 bits; save it with 8, or hand in floats as .npz")
+                        continue
+                    pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
             except (OSError, UnidentifiedImageError) as error:
                 problems.add(f"{file}: not a readable image ({error})")
                 continue
