@@ -41,6 +41,7 @@ class Run:
     spec: StreamSpec
     device: Device
     config: Mapping[str, Any]
+    rng: Randomness
 
     @property
     def accuracy(self) -> list[list[float | None]]:
@@ -109,7 +110,7 @@ class Run:
         config = RunConfig(**{**self.config, **given, **place})
         stream = ArrayStream.continued(self.spec, arrays, name=name, seed=config.seed)
         self.learner.extend(stream.spec)
-        loop = _loop(self.learner, stream, self.learner.rng, self.device, config, observer)
+        loop = _loop(self.learner, stream, self.rng, self.device, config, observer)
         return _trained(loop, config, Path(out) if out is not None else None, False, Cursor(self.spec.tasks))
 
     def _checked(self, x: np.ndarray | Tensor, task: int | None) -> Tensor:
@@ -202,7 +203,7 @@ def _run(
     config = replace(config, threads=torch.get_num_threads(), device=str(device))
     stream, config = _stream(config, made)
     learner: Any = part.clone() if part is not None else from_options(LEARNERS, config.learner)
-    if learner.on_merged_stream:
+    if getattr(learner, "on_merged_stream", False):
         stream = stream.merged()
     learner = with_recommended(learner, stream.spec)
     config = replace(config, learner=to_options(learner))
@@ -222,13 +223,13 @@ def _trained(loop: Loop, config: RunConfig, folder: Path | None, overwrite: bool
     """Runs the loop, in a folder if there is one; a finished run that the folder holds is only read."""
     spec, learner, device = loop.stream.spec, loop.learner, loop.device
     if folder is None:
-        return Run(None, loop.run(start), learner, spec, device, vars(config))
+        return Run(None, loop.run(start), learner, spec, device, vars(config), loop.rng)
     with _locked(folder):
         finished = _prepare(folder, config, loop.stream, device, overwrite)
         loop.record.folder = folder
         if finished is not None and not loop.resume():
             raise StorageError(f"{folder} holds a finished run whose checkpoint is gone; --overwrite trains it again")
-        return Run(folder, finished or loop.run(start), learner, spec, device, vars(config))
+        return Run(folder, finished or loop.run(start), learner, spec, device, vars(config), loop.rng)
 
 
 def resume(folder: str | Path, observer: Observer | None = None, **changes: Any) -> Run:
@@ -259,7 +260,9 @@ def load(folder: str | Path, device: str = "cpu", warn: Callable[[str], None] = 
     state = checkpoint_state(folder, warn)
     learner.load(state["learner"])
     rng.position = Position(spec.tasks)
-    return Run(folder, result, learner, spec, place, {key: value for key, value in config.items() if key != "schema"})
+    return Run(
+        folder, result, learner, spec, place, {key: value for key, value in config.items() if key != "schema"}, rng
+    )
 
 
 # ------------------------------------------------------------------------------------------ parts
