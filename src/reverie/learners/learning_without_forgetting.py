@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -11,11 +12,12 @@ from torch.nn import functional
 
 from reverie.device import Device
 from reverie.learners.base import SolverLearner, prefixed
+from reverie.probes.solver_agreement import SolverAgreement
 from reverie.replay import importance, mix
 from reverie.replay.labels import past_groups, seen_outputs, targets
 from reverie.replay.mixing import Importance
 from reverie.seeding import Randomness
-from reverie.types import Batch, Losses, Memory, Phase, Solver, State, StreamSpec, Task
+from reverie.types import Batch, Losses, Memory, Phase, Probe, Solver, State, StreamSpec, Task
 
 
 @dataclass(eq=False, repr=False)
@@ -75,6 +77,9 @@ class LearningWithoutForgetting(SolverLearner):
     def flops(self, phase: Phase, task: Task | None) -> float:
         teacher = self.network.flops(phase.batch_size, train=False) if self.task > 0 else 0.0
         return self.network.flops(phase.batch_size) + teacher
+
+    def probes(self) -> Sequence[Probe]:
+        return (SolverAgreement(),)
 
     def _enter(self, task: int) -> None:
         super()._enter(task)

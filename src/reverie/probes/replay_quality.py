@@ -54,18 +54,12 @@ class ReplayQuality:
             )
             return Finding(numbers={"kept": 0.0}, images=images, warnings=(message,))
         replay = replace(replay, x=replay.x[kept], y=replay.y[kept])
-        heads = _old_heads(learner, spec, task.index)
-        labels = replay.y[:, None] if replay.y.dtype == torch.int64 else _answers(replay.y, heads)
-        frozen = _answers(learner.scholar.solver.scores(replay.x), heads)
-        live = _answers(learner.network.scores(replay.x), heads)
+        heads = old_heads(learner, spec, task.index)
+        labels = replay.y[:, None] if replay.y.dtype == torch.int64 else answers(replay.y, heads)
+        frozen = answers(learner.scholar.solver.scores(replay.x), heads)
+        live = answers(learner.network.scores(replay.x), heads)
         agreement = float((frozen == live).float().mean())
         histogram = torch.bincount(labels.flatten(), minlength=spec.outputs).float() / labels.numel()
-        warnings: tuple[str, ...] = ()
-        if agreement < self.threshold:
-            warnings = (
-                f"task {task.name!r}: the solver agrees with the one before on {agreement:.0%} of replay, below {self.threshold:.0%}; "
-                "it may have forgotten: try more replay, a better generator or distillation",
-            )
         return Finding(
             numbers={
                 "kept": share,
@@ -75,7 +69,7 @@ class ReplayQuality:
             },
             arrays={"histogram": histogram.cpu()},
             images=images,
-            warnings=warnings,
+            warnings=drift_warning(task, agreement, self.threshold, "replay"),
         )
 
     def _label_agreement(self, x: Tensor, labels: Tensor, stream: Stream, task: Task) -> float | None:
@@ -86,18 +80,28 @@ class ReplayQuality:
         real = [_spread(test.rows, each) for test in past]
         reference = KNeighborsClassifier(n_neighbors=min(5, sum(len(y) for _, y in real)))
         reference.fit(torch.cat([x for x, _ in real]).numpy(), torch.cat([y for _, y in real]).numpy())
-        answers = torch.from_numpy(reference.predict(x.flatten(1).cpu().numpy()))
-        return float((labels.cpu() == answers[:, None]).any(dim=1).float().mean())
+        nearest = torch.from_numpy(reference.predict(x.flatten(1).cpu().numpy()))
+        return float((labels.cpu() == nearest[:, None]).any(dim=1).float().mean())
 
 
-def _old_heads(learner: Any, spec: StreamSpec, task: int) -> list[Tensor]:
+def drift_warning(task: Task, agreement: float, threshold: float, rows: str) -> tuple[str, ...]:
+    """A warning where the solver agrees with the one before on too little of the rows named."""
+    if agreement >= threshold:
+        return ()
+    return (
+        f"task {task.name!r}: the solver agrees with the one before on {agreement:.0%} of {rows}, below {threshold:.0%}; "
+        "it may have forgotten: try more replay, a better generator or distillation",
+    )
+
+
+def old_heads(learner: Any, spec: StreamSpec, task: int) -> list[Tensor]:
     """Outputs taught before ``task``, in groups within which answers compete: a group a task, or all in one."""
     apart = spec.scenario == "task" or (spec.scenario == "class" and learner.active_classes == "current")
     groups = spec.task_classes[:task] if apart else (spec.classes_until(task - 1),)
     return [torch.tensor(group, device=learner.device.torch_device) for group in groups]
 
 
-def _answers(scores: Tensor, heads: list[Tensor]) -> Tensor:
+def answers(scores: Tensor, heads: list[Tensor]) -> Tensor:
     """(B, heads) the highest class of each head."""
     return torch.stack([head[scores[:, head].argmax(dim=1)] for head in heads], dim=1)
 
