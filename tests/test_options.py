@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol
 
+import numpy as np
 import pytest
 import sklearn.base
 import yaml
@@ -377,3 +378,24 @@ def test_options_without_a_name_are_those_of_the_default_part(options: dict, pat
 def test_options_without_a_name_keep_the_rest_of_a_default_part() -> None:
     part = from_options(GENERATORS, {"name": "wgan-gp", "critic_optimiser": {"learning_rate": 0.5}})
     assert (part.critic_optimiser.learning_rate, part.critic_optimiser.betas) == (0.5, (0.5, 0.9))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Naive(steps=10.0), r"steps = 10.0: input should be a valid integer"),
+        (lambda: Naive(steps="10"), r"steps = '10': input should be a valid integer"),
+        (lambda: Naive(steps=True), r"steps = True: input should be a valid integer"),
+        (lambda: Adam(learning_rate="0.01"), r"learning_rate = '0.01': input should be a valid number"),
+    ],
+)
+def test_a_constructor_takes_no_value_that_would_fail_later(make: Any, message: str) -> None:
+    with pytest.raises(OptionsError, match=message):
+        make()
+
+
+def test_numbers_of_numpy_and_lists_are_as_good_as_pythons() -> None:
+    part = MLP(hidden=[20, 10], optimiser=Adam(learning_rate=np.float64(0.5)))
+    written = yaml.safe_dump(to_options(part))
+    assert from_options(SOLVERS, yaml.safe_load(written)).optimiser.learning_rate == 0.5
+    assert to_options(part)["hidden"] == [20, 10]

@@ -18,6 +18,7 @@ import typing
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import pydantic
 
 from reverie.checks import OptionsError, Problems, nearest
@@ -31,7 +32,9 @@ class Part:
     def __post_init__(self) -> None:
         problems = Problems()
         params = self.get_params(deep=False)
-        _validate(type(self), params, "", problems)
+        # Strict: what is kept is what was given, so 10.0 or "10" where an integer belongs would only fail later.
+        given = {name: tuple(value) if isinstance(value, list) else value for name, value in params.items()}
+        _validate(type(self), given, "", problems, strict=True)
         for name, option in signature(type(self)).items():
             if option.table is not None and isinstance(params[name], str | Mapping | bool | int | float):
                 problems.add(
@@ -238,6 +241,8 @@ def _plain(value: Any) -> Any:
         return to_options(value)
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return value.item()
     if callable(value):
         return f"<{getattr(value, '__qualname__', type(value).__name__)}, given from Python>"
     return value
@@ -293,10 +298,12 @@ def _nested(option: Option, value: Any, path: str, problems: Problems) -> Any:
     return _make(table, dict(value), path, problems)
 
 
-def _validate(cls: type, values: Mapping[str, Any], path: str, problems: Problems) -> dict[str, Any]:
+def _validate(
+    cls: type, values: Mapping[str, Any], path: str, problems: Problems, strict: bool = False
+) -> dict[str, Any]:
     """Checks values against the annotations; returns them converted (text to number, list to tuple)."""
     try:
-        model = _model(cls)(**values)
+        model = _model(cls).model_validate(dict(values), strict=strict)
     except pydantic.ValidationError as error:
         for mistake in error.errors():
             where = ".".join(

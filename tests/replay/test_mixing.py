@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from reverie.checks import OptionsError
 from reverie.device import CPU
 from reverie.generators import VAE
 from reverie.replay import importance, mix, replay_rows
+from reverie.replay.mixing import check_replay_rows
 from reverie.seeding import Randomness
 from reverie.solvers import MLP
 from reverie.solvers.outputs import cross_entropy
@@ -156,3 +158,11 @@ def test_by_count_gives_every_row_and_by_task_every_task_the_same_weight(sizes: 
 )
 def test_replayed_rows_a_step(rule: Any, rows: list[int]) -> None:
     assert [replay_rows(rule, 32, past) for past in (1, 2, 3, 4)] == rows
+
+
+def test_doubling_without_end_is_refused_at_the_door() -> None:
+    check_replay_rows("doubling", 128, 10)
+    with pytest.raises(OptionsError, match=r"replay_size = 'doubling': 33,554,432 rows a step in task 20"):
+        check_replay_rows("doubling", 128, 20)
+    check_replay_rows("linear", 128, 100)
+    check_replay_rows(None, 128, 1)

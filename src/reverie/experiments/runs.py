@@ -159,6 +159,10 @@ def run(
     Raises OptionsError, DataError before work starts; TrainingError, StorageError, Interrupted later.
     """
     made = stream if isinstance(stream, ArrayStream) else None
+    if made is not None and scenario not in (None, made.spec.scenario):
+        raise OptionsError(
+            f"scenario = {scenario!r}: this stream was made for {made.spec.scenario!r}; make it for the other"
+        )
     values: dict[str, Any] = {"seed": seed, **settings}
     values["learner"] = to_options(learner) if isinstance(learner, Part) else learner
     if made is None:

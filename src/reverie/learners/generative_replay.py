@@ -23,7 +23,7 @@ from reverie.probes.replay_quality import ReplayQuality
 from reverie.replay import Labelling, Scholar, importance, mix, replay_rows
 from reverie.replay.generative import LabelSource, steps_a_chunk
 from reverie.replay.labels import past_groups, seen_outputs, targets
-from reverie.replay.mixing import Importance, ReplaySize
+from reverie.replay.mixing import Importance, ReplaySize, check_replay_rows
 from reverie.seeding import Randomness
 from reverie.types import Batch, Generator, Losses, Memory, Phase, Probe, State, StreamSpec, Task
 
@@ -75,6 +75,7 @@ class GenerativeReplay(SolverLearner):
     # ------------------------------------------------------------------ life cycle
 
     def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
+        check_replay_rows(self.replay_size, self.phase("train").batch_size, spec.tasks)
         super().build(spec, rng, device)
         self.model: Generator = cast(Generator, self.generator or VAE())
         if self.labels != "solver" and not (self.model.conditional or self.model.stores_real_samples):

@@ -10,7 +10,7 @@ from pydantic import Field
 from reverie.device import Device
 from reverie.learners.base import SolverLearner, prefixed
 from reverie.replay import Buffer, importance, mix, replay_rows
-from reverie.replay.mixing import Importance, ReplaySize
+from reverie.replay.mixing import Importance, ReplaySize, check_replay_rows
 from reverie.seeding import Randomness
 from reverie.types import Batch, Losses, Memory, Phase, State, StreamSpec, Task
 
@@ -24,6 +24,7 @@ class Replay(SolverLearner):
     replay_size: ReplaySize = None
 
     def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
+        check_replay_rows(self.replay_size, self.phase("train").batch_size, spec.tasks)
         super().build(spec, rng, device)
         self.buffer.build(spec, rng)
 

@@ -10,7 +10,10 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from reverie.checks import OptionsError
 from reverie.types import Batch
+
+MOST_ROWS = 1 << 17
 
 Importance = Annotated[
     Literal["by-task", "by-count"] | Annotated[float, Field(gt=0, le=1)],
@@ -54,6 +57,15 @@ def replay_rows(rule: ReplaySize, batch_size: int, past_tasks: int) -> int:
     if rule == "doubling":
         return batch_size * 2 ** (past_tasks - 1)
     return rule
+
+
+def check_replay_rows(rule: ReplaySize, batch_size: int, tasks: int) -> None:
+    """Raises OptionsError where the last task would replay more rows a step than memory is likely to hold."""
+    most = replay_rows(rule, batch_size, tasks - 1) if tasks > 1 else 0
+    if most > MOST_ROWS:
+        raise OptionsError(
+            f"replay_size = {rule!r}: {most:,} rows a step in task {tasks}, more than {MOST_ROWS:,}; use 'linear' or a number"
+        )
 
 
 def mix(new: Batch, past: Batch, r: float, outputs: int) -> Batch:
