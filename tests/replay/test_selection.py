@@ -11,9 +11,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reverie.replay.selection import herding, reservoir, reservoir_slots
+from reverie.replay.selection import herding, reservoir_slots
 
 REPEATS = 1500
+
+
+def reservoir(seen: int, capacity: int, rng: torch.Generator) -> int | None:
+    """Slot for row number ``seen`` (from 0) of a stream, or None to pass it over (Vitter 1985, algorithm R).
+
+    Every row seen so far ends up stored with the same probability, capacity / (seen + 1).
+    """
+    if seen < capacity:
+        return seen
+    slot = int(torch.randint(seen + 1, (1,), generator=rng))
+    return slot if slot < capacity else None
 
 
 def one_by_one(rows: int, capacity: int, rng: torch.Generator) -> tuple[int, ...]:

@@ -10,19 +10,8 @@ from torch import Tensor
 Strategy = Literal["reservoir", "class-balanced", "herding", "ring"]
 
 
-def reservoir(seen: int, capacity: int, rng: torch.Generator) -> int | None:
-    """Slot for row number ``seen`` (from 0) of a stream, or None to pass it over (Vitter 1985, algorithm R).
-
-    Every row seen so far ends up stored with the same probability, capacity / (seen + 1).
-    """
-    if seen < capacity:
-        return seen
-    slot = int(torch.randint(seen + 1, (1,), generator=rng))
-    return slot if slot < capacity else None
-
-
 def reservoir_slots(first: int, count: int, capacity: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Algorithm R for rows first .. first + count - 1 at once: (rows, slots), one entry for each slot that changes.
+    """Algorithm R (Vitter 1985) for rows first .. first + count - 1 at once: (rows, slots), one entry for each slot that changes.
 
     rows: (K,) offsets among the new rows, slots: (K,) the slots they end up in, later rows having overwritten earlier ones.
     """
