@@ -82,6 +82,7 @@ def test_non_default_values_survive(tmp_path: Any) -> None:
         importance=0.3,
         replay_size="doubling",
         epochs=3,
+        distill=True,
         temperature_squared=True,
     )
     back = from_options(LEARNERS, written(learner))

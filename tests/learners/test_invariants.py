@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from reverie.checks import OptionsError
 from reverie.generators import GENERATORS, Oracle
 from reverie.learners import GenerativeReplay, LearningWithoutForgetting, Naive, Replay
 from reverie.replay import Buffer, Scholar
@@ -239,3 +240,13 @@ def test_with_hardly_any_new_rows_the_scholar_keeps_its_accuracy(distill: bool) 
     assert after >= 0.97
     # Naive training on the same two rows forgets, so the rows do pull.
     assert old_accuracy(train(Naive(), mostly_past()))[1] < 0.1
+
+
+def test_options_of_soft_labels_are_refused_where_labels_are_hard() -> None:
+    with pytest.raises(
+        OptionsError, match=r"temperature = 4.0, .*: shape soft labels, which distill = False does not use"
+    ):
+        GenerativeReplay(temperature=4.0)
+    with pytest.raises(OptionsError, match="shape soft labels"):
+        GenerativeReplay(temperature_squared=True)
+    assert GenerativeReplay(distill=True, temperature=4.0).temperature == 4.0

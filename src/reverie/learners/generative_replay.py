@@ -67,6 +67,11 @@ class GenerativeReplay(SolverLearner):
             )
         if self.labels == "agreement" and not conditional and knows_classes:
             problems.add("labels = 'agreement': needs a conditional generator; use labels = 'condition' or 'solver'")
+        if not self.distill and (self.temperature_squared or self.temperature != 2.0):
+            problems.add(
+                f"temperature = {self.temperature}, temperature_squared = {self.temperature_squared}: shape soft labels, which "
+                "distill = False does not use; set distill = True or leave them out"
+            )
         if self.distill and self.labels != "solver":
             problems.add(
                 f"distill = True and labels = {self.labels!r}: soft labels come from the solver alone; choose one of the two"
