@@ -48,6 +48,10 @@ class Part:
     def check(self, problems: Problems) -> None:
         """Adds the contradictions between options that single annotations cannot express."""
 
+    def recommended(self, values: Mapping[str, Any], option: str | None = None) -> Mapping[str, Any]:
+        """Which of a stream's recommended ``values`` fill this part's options left at None, or (``option``) those of the part it holds there."""
+        return values
+
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Options by name; with ``deep`` also those of nested parts as ``generator__latent_dim``."""
         params = {name: getattr(self, name) for name in signature(type(self))}
@@ -227,11 +231,12 @@ def merged(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, An
 def resolved(part: PartType, values: Mapping[str, Any]) -> PartType:
     """A copy in which every option left at None, however deep, takes the value of that name in ``values``, if any."""
     params = part.get_params(deep=False)
+    mine = part.recommended(values)
     for name, value in params.items():
-        if value is None and name in values:
-            value = values[name]
+        if value is None and name in mine:
+            value = mine[name]
         if isinstance(value, Part):
-            value = resolved(value, values)
+            value = resolved(value, part.recommended(values, name))
         params[name] = value
     return type(part)(**params)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reverie.device import Device
 from reverie.seeding import Randomness
@@ -79,12 +79,14 @@ class Rows(Protocol):
 class Recommended:
     """What a stream recommends for the options that a user left at None, by option name.
 
-    ``solver`` and ``generator`` are options of a part (``{"name": "mlp", ...}``), made into parts by the tables.
+    ``solver``, ``backbone`` (a network to be cut and frozen) and ``generator`` are options of a part (``{"name": "mlp", ...}``), made into
+    parts by the tables.
     """
 
     solver: Mapping[str, Any] = field(default_factory=dict)
     generator: Mapping[str, Any] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
+    backbone: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,11 @@ class Solver(Protocol):
 
     def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None: ...
 
+    @property
+    def module(self) -> nn.Module:
+        """The network itself, once built: penalties read its weights and, after a step, their gradients."""
+        ...
+
     def grow(self, outputs: int) -> None:
         """Adds outputs up to that many; an output's initial weights depend on its class index alone."""
         ...
@@ -306,7 +313,92 @@ class Generator(Protocol):
     def load(self, state: State) -> None: ...
 
 
+# --------------------------------------------------------------------------------------- densities
+
+
+class FittedDensity(Protocol):
+    """A distribution over vectors (d,), a value: nothing changes it. ``count``: rows that it was fitted to."""
+
+    count: int
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """(n, d)."""
+        ...
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """(n, d) -> (n,) nats. Raises NotImplementedError for a model without a density."""
+        ...
+
+    def merge(self, other: FittedDensity) -> FittedDensity | None:
+        """The fit of the union of both sets of rows, where the family has it exactly; else None, and both are kept."""
+        ...
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that is stored, by name; with ``settings`` enough to make it again."""
+        ...
+
+    def settings(self) -> State:
+        """Plain numbers and words beside the tensors."""
+        ...
+
+
+@runtime_checkable
+class Density(Protocol):
+    """A family of distributions over vectors, as options; ``fit`` chooses one of them."""
+
+    def fit(self, z: Tensor, rng: torch.Generator) -> FittedDensity:
+        """z: (n, d), n >= 1, finite."""
+        ...
+
+    def restore(self, state: State) -> FittedDensity:
+        """From ``tensors`` and ``settings`` in one dictionary."""
+        ...
+
+
+# --------------------------------------------------------------------------------------- penalties
+
+
+class Penalty(Protocol):
+    """A term of the loss that holds the weights of a solver where past tasks want them."""
+
+    def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None: ...
+
+    def begin(self, solver: Solver) -> None:
+        """Training starts or goes on from here: at the start of each task, once the solver has grown, and after ``load``."""
+        ...
+
+    def loss(self, solver: Solver) -> Tensor | None:
+        """Differentiable, to be added to the task's loss; None where nothing is to be kept yet."""
+        ...
+
+    def after_step(self, solver: Solver) -> None:
+        """An update was made, with ``loss`` in it; its gradients can still be read."""
+        ...
+
+    def end_task(self, solver: Solver, rows: Rows, task: int, groups: Tensor | None) -> None:
+        """What the task has taught is to be kept. ``groups``: the softmax groups that it was trained with, as in ``Batch``."""
+        ...
+
+    def num_bytes(self) -> int:
+        """Of what has to be kept between tasks."""
+        ...
+
+    def working_bytes(self) -> int: ...
+
+    def state(self) -> State: ...
+
+    def load(self, state: State) -> None: ...
+
+
 # ------------------------------------------------------------------------------------------ learners
+
+
+class FrozenPrefix(Protocol):
+    """predict(encode(x), task) is what the learner's ``predict(x, task)`` gives."""
+
+    def encode(self, x: Tensor) -> Tensor: ...
+
+    def predict(self, z: Tensor, task: int | None = None) -> Prediction: ...
 
 
 @runtime_checkable
@@ -347,6 +439,11 @@ class Learner(Protocol):
 
     def predict(self, x: Tensor, task: int | None = None) -> Prediction:
         """Changes nothing."""
+        ...
+
+    @property
+    def frozen_prefix(self) -> FrozenPrefix | None:
+        """The part of ``predict`` that will not change any more, where there is one; the engine runs it once a test row."""
         ...
 
     def state(self) -> State: ...

@@ -14,9 +14,11 @@ import torch
 
 from reverie.engine import Settings
 from reverie.generators import GENERATORS
-from reverie.learners import LEARNERS, GenerativeReplay
-from reverie.options import Part, from_options
+from reverie.learners import LEARNERS, FrozenBackbone, GenerativeReplay
+from reverie.learners.base import SolverLearner
+from reverie.options import Part, from_options, signature
 from reverie.seeding import Randomness
+from reverie.solvers import MLP
 from reverie.storage import read_tree, write_tree
 from tests.tiny import (
     Halt,
@@ -32,13 +34,96 @@ from tests.tiny import (
 )
 
 SCENARIOS = ("class", "task", "domain")
-# Generative replay is as many methods as there are generators; with the VAE it is the table's own entry.
-CASES = [*LEARNERS.names(), *(f"generative-replay with {name}" for name in GENERATORS.names() if name != "vae")]
+# Generative replay is as many methods as there are generators; with the VAE it is the table's own entry. Any method can be
+# put behind a frozen backbone; one that trains no network is a case of its own.
+CASES = [
+    *LEARNERS.names(),
+    *(f"generative-replay with {name}" for name in GENERATORS.names() if name != "vae"),
+    "frozen-backbone with streaming-lda",
+]
+
+# What is kept between tasks beside solver and backbone, by method.
+KEPT = {
+    "cumulative": {"kept rows"},
+    "joint": {"rows of all tasks"},
+    "replay": {"buffer"},
+    "latent-replay": {"buffer"},
+    "ewc": {"importances and anchors"},
+    "si": {"importances and anchors"},
+    "nearest-class-mean": {"class means"},
+    "streaming-lda": {"class statistics"},
+    "ranpac": {"ridge sums"},
+    "fecam": {"class statistics"},
+    "fetril": {"class means"},
+    "generative-classifier": {"generator"},
+}
 
 
-def learner_of(case: str) -> Part | str:
-    name, _, generator = case.partition(" with ")
-    return GenerativeReplay(generator=tiny_generator(generator)) if generator else name
+def learner_of(case: str) -> Part:
+    """A learner cut short: few rows a step where it adds up statistics, so that a task has several; a small backbone."""
+    name, _, inside = case.partition(" with ")
+    if name == "generative-replay" and inside:
+        return GenerativeReplay(generator=tiny_generator(inside))
+    part = from_options(LEARNERS, name)
+    if isinstance(part, FrozenBackbone):
+        part.set_params(backbone=MLP(hidden=(12,)))
+    if inside:
+        part.set_params(method=from_options(LEARNERS, inside))
+    method = method_of(part)
+    short = {"rows_a_step": 8, "projection": 16}
+    method.set_params(**{name: value for name, value in short.items() if name in signature(type(method))})
+    return part
+
+
+def method_of(part: Any) -> Any:
+    """The learner itself, or the one behind a frozen backbone."""
+    return part.method if isinstance(part, FrozenBackbone) else part
+
+
+def is_frozen(case: str) -> bool:
+    return isinstance(learner_of(case), FrozenBackbone)
+
+
+def trains_solver(case: str) -> bool:
+    """Whether the method itself trains a network; the others add up statistics, or fit densities when a task ends."""
+    return isinstance(method_of(learner_of(case)), SolverLearner)
+
+
+def has_losses(case: str, phase: str) -> bool:
+    """Statistics are added up, they have no loss; the backbone that they are taken behind is trained by one."""
+    return trains_solver(case) or phase == "backbone"
+
+
+def takes_steps(case: str) -> bool:
+    """All but a learner that only fits its model when a task ends."""
+    return case != "generative-classifier"
+
+
+def steps_by_phase(run: Trained) -> dict[str, int]:
+    learner, stream = run.learner, run.loop.stream
+    steps: dict[str, int] = defaultdict(int)
+    for task in (*stream, None):
+        for phase in learner.phases(task):
+            steps[phase.name] += phase.length(len(learner.rows(phase, task)))
+    return steps
+
+
+def breaking_off(case: str, at: int, task: int) -> Any:
+    """Dies in step ``at``; a learner that takes none, when ``task`` ends."""
+    if takes_steps(case):
+        return halt_after(at)
+
+    def prepare(learner: Any) -> None:
+        real = learner.end_task
+
+        def end_task(ended: Any) -> None:
+            if ended.index == task:
+                raise Halt
+            real(ended)
+
+        learner.end_task = end_task
+
+    return prepare
 
 
 @cache
@@ -59,7 +144,17 @@ def test_runs_to_the_end(case: str, scenario: str) -> None:
     rows = 1 if run.learner.on_merged_stream else 3
     assert [len(row) for row in run.accuracy] == [3] * rows
     assert all(0 <= value <= 1 for value in run.accuracy[-1])
-    assert run.result["cost"]["steps"] == sum(line["step"] for line in run.lines if line["kind"] == "losses")
+    check_steps(case, run)
+
+
+def check_steps(case: str, run: Trained) -> None:
+    """The steps that phases announce are taken, and those that have losses are in the lines."""
+    steps = steps_by_phase(run)
+    assert run.result["cost"]["steps"] == sum(steps.values())
+    assert bool(run.result["cost"]["steps"]) == takes_steps(case)
+    for name, count in steps.items():
+        written = [line["step"] for line in run.lines if line["kind"] == "losses" and line["phase"] == name]
+        assert sum(written) == (count if has_losses(case, name) else 0)
 
 
 @every_learner
@@ -70,7 +165,25 @@ def test_same_seed_same_bits_and_another_seed_others(case: str, scenario: str) -
     assert first.result["matrices"] == again.result["matrices"]
     assert first.result["findings"] == again.result["findings"]
     other = train(learner_of(case), tiny_stream(scenario), seed=1)
-    assert differing(first.learner.state()["solver"]["weights"], other.learner.state()["solver"]["weights"])
+    mine, others = first.learner.state(), other.learner.state()
+    # Sums over all rows are the same in any order: where nothing is drawn but that, the seed is not seen but for rounding.
+    if trains_solver(case) or is_frozen(case) or case == "ranpac":
+        weights = [network_weights(case, state) for state in (mine, others)]
+        assert all(differing(a, b) for a, b in zip(*weights, strict=True)) and weights[0]
+    else:
+        for a, b in zip(leaves(mine), leaves(others), strict=True):
+            assert torch.allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def network_weights(case: str, state: Any) -> list[Any]:
+    """Of solver and backbone, where there are any; of RanPAC, what stands for the weights that it never keeps."""
+    found = [{"projection": state["projection"]}] if case == "ranpac" else []
+    if is_frozen(case):
+        found.append(state["below"]["weights"])
+        state = state["inner"]
+    if trains_solver(case):
+        found.append(state["solver"]["weights"])
+    return found
 
 
 @every_learner
@@ -89,7 +202,8 @@ def test_predict_and_probes_change_nothing(case: str, scenario: str) -> None:
         for probe in learner.probes():
             probe(learner, stream, stream[len(stream) - 1], Randomness(5))
     learner.memory()
-    learner.flops(learner.phases(stream[0])[0], stream[0])
+    for phase in learner.phases(stream[0]):
+        learner.flops(phase, stream[0])
     assert differing(before, learner.state()) == []
     assert run.loop.rng.position == position
 
@@ -107,7 +221,7 @@ def test_evaluation_and_checkpoints_do_not_move_training(case: str, scenario: st
 def test_state_loaded_in_the_middle_continues_bit_by_bit(case: str, scenario: str, tmp_path: Path) -> None:
     whole = trained(case, scenario)
     at = 2 * whole.result["cost"]["steps"] // 3 + 1  # inside a phase, past the first task where there are more
-    broken = make_loop(learner_of(case), tiny_stream(scenario), prepare=halt_after(at))
+    broken = make_loop(learner_of(case), tiny_stream(scenario), prepare=breaking_off(case, at, task=1))
     with pytest.raises(Halt):
         broken.run()
     write_tree(tmp_path / "state", broken.learner.state())
@@ -130,16 +244,18 @@ def test_state_loaded_in_the_middle_continues_bit_by_bit(case: str, scenario: st
 def test_memory_says_what_is_kept(case: str, scenario: str) -> None:
     learner = trained(case, scenario).learner
     memory = learner.memory()
-    assert memory.persistent["solver"] > 0
     assert all(value >= 0 for value in (*memory.persistent.values(), *memory.working.values()))
     keeps_rows = any(part in case for part in ("cumulative", "oracle")) or case in ("replay", "joint")
-    assert memory.stores == ("raw" if keeps_rows else "none")
-    floats = [leaf.numel() for leaf in leaves(learner.state()["solver"]["weights"])]
-    assert memory.persistent["solver"] == 4 * sum(floats)
-    beside = set(memory.persistent) - {"solver"}
-    expected = {"cumulative": {"kept rows"}, "replay": {"buffer"}, "joint": {"rows of all tasks"}}
-    assert beside == expected.get(case, {"generator"} if case.startswith("generative") else set())
-    assert all(memory.persistent[part] > 0 for part in beside)
+    stores = "latents" if case == "latent-replay" else "none"
+    assert memory.stores == ("raw" if keeps_rows else stores)
+    networks = {name for name, kept in (("backbone", is_frozen(case)), ("solver", trains_solver(case))) if kept}
+    method = case.rpartition(" with ")[2] if is_frozen(case) else case
+    kept = KEPT.get(method, {"generator"} if case.startswith("generative") else set())
+    assert set(memory.persistent) == networks | kept
+    assert all(value > 0 for value in memory.persistent.values())
+    if networks:
+        floats = [leaf.numel() for leaf in leaves(network_weights(case, learner.state()))]
+        assert sum(memory.persistent[name] for name in networks) == 4 * sum(floats)
 
 
 @every_learner
@@ -162,9 +278,10 @@ def test_cost_and_losses(case: str, scenario: str) -> None:
 
     train(learner_of(case), tiny_stream(scenario), prepare=spy)
     assert all(math.isfinite(cost) and cost > 0 for cost in costs)
-    for named in seen.values():
+    assert bool(costs) == takes_steps(case)
+    for (_, phase), named in seen.items():
         assert {tuple(losses) for losses in named} == {tuple(named[0])}
-        assert named[0]
+        assert bool(named[0]) == has_losses(case, phase)
         values = [value for losses in named for value in losses.values()]
         assert not any(value.requires_grad for value in values)
         assert all(value.dim() == 0 and bool(torch.isfinite(value)) for value in values)
@@ -198,7 +315,7 @@ def test_scores_are_minus_infinity_outside_the_head(case: str, scenario: str) ->
 @every_learner
 def test_classes_not_taught_yet_are_never_answered(case: str) -> None:
     stream = tiny_stream("class")
-    loop = make_loop(learner_of(case), stream, prepare=halt_after(3))
+    loop = make_loop(learner_of(case), stream, prepare=breaking_off(case, 3, task=0))
     with pytest.raises(Halt):
         loop.run()
     x = stream.tests[2].rows.take(torch.arange(3)).x
@@ -212,15 +329,20 @@ def test_a_task_smaller_than_one_batch(case: str) -> None:
     stream = recommending(tiny_stream("class", rows=3), batch_size=64, steps=4)
     run = train(learner_of(case), stream)
     assert run.result["status"] == "complete"
-    assert run.result["cost"]["steps"] == sum(line["step"] for line in run.lines if line["kind"] == "losses") > 0
+    check_steps(case, run)
 
 
 @every_learner
 def test_epochs_instead_of_steps(case: str) -> None:
-    learner = learner_of(case)
-    part = from_options(LEARNERS, learner) if isinstance(learner, str) else learner.clone()
+    part = learner_of(case)
+    if "epochs" not in signature(type(part)):  # every row is added up once; there is no budget to choose
+        phases = make_loop(part, tiny_stream("class")).learner.phases(tiny_stream("class")[0])
+        assert {(phase.steps, phase.epochs) for phase in phases} <= {(None, 1)}
+        assert "steps" not in signature(type(part))
+        return
     loop = make_loop(part.set_params(epochs=2), tiny_stream("class"))
-    phase = loop.learner.phases(loop.stream[0])[-1]
+    # A frozen backbone's own budget is that of its first phase; the method behind it has one of its own.
+    phase = loop.learner.phases(loop.stream[0])[0 if is_frozen(case) else -1]
     assert (phase.steps, phase.epochs) == (None, 2)
     assert loop.run()["status"] == "complete"
 
@@ -228,4 +350,5 @@ def test_epochs_instead_of_steps(case: str) -> None:
 def leaves(tree: Any) -> list[torch.Tensor]:
     if isinstance(tree, torch.Tensor):
         return [tree]
-    return [leaf for value in (tree.values() if isinstance(tree, dict) else ()) for leaf in leaves(value)]
+    values = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    return [leaf for value in values for leaf in leaves(value)]

@@ -17,6 +17,8 @@ COMMANDS = {
     "predict": "labels for new inputs from a finished run",
     "report": "one HTML page from one or more runs",
     "reproduce": "run a published table again and compare",
+    "cuts": "where a network can be cut and frozen, and what a latent costs there",
+    "pretrain": "train a backbone on other data, to be frozen",
     "list": "streams, learners, generators, solvers, presets, and their options",
     "data": "find, fetch and verify data sets",
 }

@@ -39,7 +39,7 @@ def several(words: Sequence[str], options: Sequence[str]) -> list[str]:
     return result
 
 
-def take_dotted(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+def take_dotted(words: Sequence[str], parts: Sequence[str] = PARTS) -> tuple[list[str], dict[str, Any]]:
     """Separates part options such as ``--learner.generator.latent_dim 100`` from the rest.
 
     >>> take_dotted(["--learner.generator", "vae", "--learner.generator.latent_dim=50", "--seed", "1"])
@@ -51,7 +51,7 @@ def take_dotted(words: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     while words:
         word = words.pop(0)
         name, equals, text = word.partition("=")
-        if not (name.startswith("--") and "." in name and name[2:].split(".")[0] in PARTS):
+        if not (name.startswith("--") and "." in name and name[2:].split(".")[0] in parts):
             rest.append(word)
             continue
         if not equals:

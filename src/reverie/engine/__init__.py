@@ -1,6 +1,6 @@
 """The loop, evaluation and the record of a run; it imports no learner."""
 
-from reverie.engine.evaluation import Accuracies, evaluate
+from reverie.engine.evaluation import Accuracies, Evaluator
 from reverie.engine.loop import Cursor, Interrupted, Loop, Observer, Settings, Silent, batches, checkpoint_state
 from reverie.engine.record import Record, environment
 
@@ -16,5 +16,5 @@ __all__ = [
     "batches",
     "checkpoint_state",
     "environment",
-    "evaluate",
+    "Evaluator",
 ]

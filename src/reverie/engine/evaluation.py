@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from reverie.device import Device
-from reverie.types import Learner, Scenario, TestSet
+from reverie.types import FrozenPrefix, Learner, Scenario, TestSet
 
 CHUNK = 2048
+LATENT_BYTES = 1 << 29  # of all test sets together; more are computed anew at each evaluation
 Evaluate = Literal["seen", "all"]
 
 
@@ -24,31 +26,61 @@ class Accuracies:
     accuracy: tuple[float | None, ...]
 
 
-def evaluate(
-    learner: Learner, tests: Iterable[TestSet], scenario: Scenario, task: int, device: Device, which: Evaluate
-) -> Accuracies:
-    """After ``task``: on the test sets taught so far, or on all."""
-    agnostic: list[float | None] = []
-    given: list[float | None] = []
-    for test in tests:
-        if which == "seen" and test.since > task:
-            agnostic.append(None)
-            given.append(None)
-            continue
-        agnostic.append(_accuracy(learner, test, None, device))
-        if scenario != "domain":
-            given.append(_accuracy(learner, test, test.head, device))
-    task_given = tuple(given) if scenario != "domain" else None
-    prescribed = task_given if scenario == "task" and task_given is not None else tuple(agnostic)
-    return Accuracies(tuple(agnostic), task_given, prescribed)
+class Evaluator:
+    """Evaluates one learner again and again. What a frozen prefix of its network makes of the test rows is computed once and kept."""
 
+    def __init__(self, tests: Iterable[TestSet], scenario: Scenario, device: Device, which: Evaluate) -> None:
+        self.tests = tuple(tests)
+        self.scenario, self.device, self.which = scenario, device, which
+        self.latents: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self.kept_bytes = 0
 
-def _accuracy(learner: Learner, test: TestSet, head: int | None, device: Device) -> float:
-    correct = torch.zeros((), dtype=torch.int64, device=device.torch_device)
-    with torch.no_grad():
-        for chunk in test.rows.chunks(CHUNK):
-            chunk = chunk.to(device.torch_device)
+    def __call__(self, learner: Learner, task: int) -> Accuracies:
+        """After ``task``: on the test sets taught so far, or on all."""
+        prefix = learner.frozen_prefix
+        agnostic: list[float | None] = []
+        given: list[float | None] = []
+        for number, test in enumerate(self.tests):
+            if self.which == "seen" and test.since > task:
+                agnostic.append(None)
+                given.append(None)
+                continue
+            heads = (None,) if self.scenario == "domain" else (None, test.head)
+            found = self._accuracies(learner, prefix, number, heads)
+            agnostic.append(found[0])
+            given += found[1:]
+        task_given = tuple(given) if self.scenario != "domain" else None
+        prescribed = task_given if self.scenario == "task" and task_given is not None else tuple(agnostic)
+        return Accuracies(tuple(agnostic), task_given, prescribed)
+
+    def _accuracies(
+        self, learner: Learner, prefix: FrozenPrefix | None, number: int, heads: tuple[int | None, ...]
+    ) -> list[float | None]:
+        """For each way of asking: without the task, or with the head given."""
+        correct = torch.zeros(len(heads), dtype=torch.int64, device=self.device.torch_device)
+        predict = learner.predict if prefix is None else prefix.predict
+        with torch.no_grad():
+            for x, y in self._rows(number) if prefix is None else self._latent_rows(prefix, number):
+                for place, head in enumerate(heads):
+                    correct[place] += torch.eq(predict(x, head).scores.argmax(dim=1), y).sum()
+        return [count / len(self.tests[number].rows) for count in correct.tolist()]
+
+    def _rows(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for chunk in self.tests[number].rows.chunks(CHUNK):
+            chunk = chunk.to(self.device.torch_device)
             assert chunk.y is not None
-            scores = learner.predict(chunk.x, head).scores
-            correct += torch.eq(scores.argmax(dim=1), chunk.y).sum()
-    return int(correct) / len(test.rows)
+            yield chunk.x, chunk.y
+
+    def _latent_rows(self, prefix: FrozenPrefix, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        if number in self.latents:
+            yield from self.latents[number]
+            return
+        kept = []
+        for x, y in self._rows(number):
+            z = prefix.encode(x)
+            yield z, y
+            self.kept_bytes += z.numel() * z.element_size()
+            if self.kept_bytes <= LATENT_BYTES:
+                kept.append((z, y))
+        if self.kept_bytes <= LATENT_BYTES:
+            self.latents[number] = kept

@@ -15,7 +15,7 @@ import torch
 
 from reverie.checks import ReverieError, StorageError
 from reverie.device import Device
-from reverie.engine.evaluation import Evaluate, evaluate
+from reverie.engine.evaluation import Evaluate, Evaluator
 from reverie.engine.record import LOSS_WINDOW, Record
 from reverie.seeding import Position, Randomness
 from reverie.storage import has_tree, read_tree, write_tree
@@ -98,6 +98,7 @@ class Loop:
         self.record, self.settings = record, settings
         self.observer: Observer = observer or Silent()
         self.tests = tuple(stream.tests)
+        self.evaluator = Evaluator(self.tests, stream.spec.scenario, device, settings.evaluate)
         self.cursor = Cursor()
         self.saved_at = time.monotonic()
         self.steps_at_save = 0
@@ -198,8 +199,7 @@ class Loop:
         self.record.write_result("interrupted", self.stream.spec, self.tests)
 
     def _evaluate(self, task: int) -> Any:
-        spec = self.stream.spec
-        return evaluate(self.learner, self.tests, spec.scenario, task, self.device, self.settings.evaluate)
+        return self.evaluator(self.learner, task)
 
     # ------------------------------------------------------------------ saving and stopping
 

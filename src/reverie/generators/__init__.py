@@ -1,18 +1,56 @@
 """Generators: models of the past that can be sampled."""
 
+from reverie.generators.codebook import KMeansCodebook
+from reverie.generators.copula import GaussianCopula
+from reverie.generators.densities import Densities
+from reverie.generators.factor_analysers import MixtureOfFactorAnalysers
+from reverie.generators.gaussian import Gaussian
+from reverie.generators.gmm import GaussianMixture
+from reverie.generators.kde import KernelDensity
 from reverie.generators.oracle import Oracle
+from reverie.generators.principal import PrincipalComponents
 from reverie.generators.training import train
 from reverie.generators.vae import VAE
 from reverie.generators.wgan_gp import WGANGP
 from reverie.options import Table
-from reverie.types import Generator
+from reverie.types import Density, Generator
+
+DENSITIES = Table(
+    "density",
+    Density,
+    {
+        "gaussian": Gaussian,
+        "gmm": GaussianMixture,
+        "mixture-of-factor-analysers": MixtureOfFactorAnalysers,
+        "kde": KernelDensity,
+        "k-means": KMeansCodebook,
+        "principal-components": PrincipalComponents,
+        "copula": GaussianCopula,
+    },
+    usual="gaussian",
+)
 
 GENERATORS = Table(
     "generator",
     Generator,
-    {"vae": VAE, "wgan-gp": WGANGP, "oracle": Oracle},
+    {"vae": VAE, "wgan-gp": WGANGP, "oracle": Oracle, "densities": Densities},
     aliases={"conditional-vae": {"name": "vae", "conditional": True}},
     usual="vae",
 )
 
-__all__ = ["GENERATORS", "VAE", "WGANGP", "Oracle", "train"]
+__all__ = [
+    "DENSITIES",
+    "GENERATORS",
+    "VAE",
+    "WGANGP",
+    "Densities",
+    "Gaussian",
+    "GaussianCopula",
+    "GaussianMixture",
+    "KMeansCodebook",
+    "KernelDensity",
+    "MixtureOfFactorAnalysers",
+    "Oracle",
+    "PrincipalComponents",
+    "train",
+]

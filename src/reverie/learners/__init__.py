@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from reverie.generators import GENERATORS
+from reverie.learners.ewc import EWC
+from reverie.learners.frozen_backbone import FrozenBackbone, GenerativeLatentReplay, LatentReplay
 from reverie.learners.generative_replay import GenerativeReplay
 from reverie.learners.learning_without_forgetting import LearningWithoutForgetting
 from reverie.learners.naive import Cumulative, Joint, Naive
+from reverie.learners.nearest_class_mean import NearestClassMean
+from reverie.learners.ranpac import RanPAC
 from reverie.learners.replay import Replay
+from reverie.learners.si import SI
+from reverie.learners.streaming_lda import StreamingLDA
 from reverie.options import Part, Table, from_options, resolved
 from reverie.solvers import SOLVERS
 from reverie.types import Learner, StreamSpec
@@ -22,7 +28,15 @@ LEARNERS = Table(
         "cumulative": Cumulative,
         "replay": Replay,
         "learning-without-forgetting": LearningWithoutForgetting,
+        "ewc": EWC,
+        "si": SI,
         "generative-replay": GenerativeReplay,
+        "nearest-class-mean": NearestClassMean,
+        "streaming-lda": StreamingLDA,
+        "ranpac": RanPAC,
+        "frozen-backbone": FrozenBackbone,
+        "latent-replay": LatentReplay,
+        "generative-latent-replay": GenerativeLatentReplay,
     },
     aliases={"generative-replay-distilled": {"name": "generative-replay", "distill": True}},
 )
@@ -35,19 +49,27 @@ def with_recommended(learner: Any, spec: StreamSpec) -> Any:
         values["solver"] = from_options(SOLVERS, spec.recommended.solver)
     if spec.recommended.generator:
         values["generator"] = from_options(GENERATORS, spec.recommended.generator)
-    if getattr(learner, "epochs", None) is not None:
-        values.pop("steps", None)
+    if spec.recommended.backbone:
+        values["backbone"] = from_options(SOLVERS, spec.recommended.backbone)
     assert isinstance(learner, Part)
     return resolved(learner, values)
 
 
 __all__ = [
+    "EWC",
     "LEARNERS",
+    "SI",
     "Cumulative",
+    "FrozenBackbone",
+    "GenerativeLatentReplay",
     "GenerativeReplay",
     "Joint",
+    "LatentReplay",
     "LearningWithoutForgetting",
     "Naive",
+    "NearestClassMean",
+    "RanPAC",
     "Replay",
+    "StreamingLDA",
     "with_recommended",
 ]

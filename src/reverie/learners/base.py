@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -15,7 +15,20 @@ from reverie.options import Part
 from reverie.seeding import Randomness
 from reverie.solvers import MLP
 from reverie.solvers.outputs import ActiveClasses, softmax_groups
-from reverie.types import Batch, Losses, Memory, Phase, Prediction, Probe, Rows, Solver, State, StreamSpec, Task
+from reverie.types import (
+    Batch,
+    FrozenPrefix,
+    Losses,
+    Memory,
+    Phase,
+    Prediction,
+    Probe,
+    Rows,
+    Solver,
+    State,
+    StreamSpec,
+    Task,
+)
 
 
 @dataclass(eq=False, repr=False)
@@ -41,6 +54,11 @@ class SolverLearner(Part):
     ] = "all"
 
     on_merged_stream = False
+
+    def recommended(self, values: Mapping[str, Any], option: str | None = None) -> Mapping[str, Any]:
+        if option is None and self.epochs is not None:
+            return {name: value for name, value in values.items() if name != "steps"}
+        return values
 
     def check(self, problems: Problems) -> None:
         problems.check(
@@ -97,13 +115,11 @@ class SolverLearner(Part):
         """Scores over the outputs taught so far, or over those of the given task's head; the others are -inf."""
         with torch.no_grad():
             scores = self.network.scores(x)
-        allowed = self.spec.heads[task] if task is not None else self._taught()
-        hidden = torch.ones(scores.shape[1], dtype=torch.bool)
-        hidden[list(allowed)] = False
-        return Prediction(scores.masked_fill(hidden.to(scores.device), float("-inf")))
+        return masked(scores, self.spec, self.task, task)
 
-    def _taught(self) -> Sequence[int]:
-        return range(self.spec.outputs) if self.task < 0 else self.spec.classes_until(self.task)
+    @property
+    def frozen_prefix(self) -> FrozenPrefix | None:
+        return None
 
     # ------------------------------------------------------------------ state and cost
 
@@ -134,6 +150,17 @@ class SolverLearner(Part):
         self.task = task
         groups = softmax_groups(self.spec, task, self.active_classes)
         self.groups = None if groups is None else groups.to(self.device.torch_device)
+
+
+def masked(scores: torch.Tensor, spec: StreamSpec, taught: int, task: int | None) -> Prediction:
+    """Scores (B, outputs) with -inf at the outputs that are not asked for: those outside the head of ``task``, or, where it is
+    not given, those that no task up to ``taught`` (-1: none yet) has."""
+    allowed: Sequence[int] = range(spec.outputs) if taught < 0 else spec.classes_until(taught)
+    if task is not None:
+        allowed = spec.heads[task]
+    hidden = torch.ones(scores.shape[1], dtype=torch.bool)
+    hidden[list(allowed)] = False
+    return Prediction(scores.masked_fill(hidden.to(scores.device), float("-inf")))
 
 
 def prefixed(part: str, losses: Losses) -> Losses:

@@ -19,6 +19,7 @@ from reverie.checks import OptionsError, Problems
 from reverie.device import Device
 from reverie.generators import VAE
 from reverie.learners.base import SolverLearner, prefixed
+from reverie.probes.latent_quality import LatentQuality
 from reverie.probes.replay_quality import ReplayQuality
 from reverie.replay import Labelling, Scholar, importance, mix, replay_rows
 from reverie.replay.generative import LabelSource, steps_a_chunk
@@ -56,6 +57,12 @@ class GenerativeReplay(SolverLearner):
             ge=0, le=1, description="warn when the solver agrees with the frozen one on less than this share of replay"
         ),
     ] = 0.8
+    quality: Annotated[
+        bool,
+        Field(
+            description="measure what is generated, class by class, against test rows after each task; for latents and other vectors, seconds a task"
+        ),
+    ] = False
 
     def check(self, problems: Problems) -> None:
         super().check(problems)
@@ -89,6 +96,11 @@ class GenerativeReplay(SolverLearner):
             )
         self.model.build(spec, rng, device)
         self.scholar: Scholar | None = None
+        if self.quality and len(spec.input_shape) != 1:
+            raise OptionsError(
+                f"quality = True: measures generated vectors, and the rows here have shape {spec.input_shape}; put the learner behind a "
+                "frozen backbone cut where latents are vectors, or leave it out"
+            )
 
     def extend(self, spec: StreamSpec) -> None:
         if self.model.conditional and spec.outputs > self.spec.outputs:
@@ -180,7 +192,8 @@ class GenerativeReplay(SolverLearner):
         return steps_a_chunk(self.chunk, past) * past * row if past else 0
 
     def probes(self) -> Sequence[Probe]:
-        return (ReplayQuality(self.drift_warning),)
+        probes: tuple[Probe, ...] = (ReplayQuality(self.drift_warning),)
+        return (*probes, LatentQuality()) if self.quality else probes
 
     # ------------------------------------------------------------------ replay
 

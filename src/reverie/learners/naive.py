@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from reverie.device import Device
 from reverie.learners.base import SolverLearner
 from reverie.replay import Buffer
-from reverie.replay.buffer import stored_bytes
 from reverie.seeding import Randomness
-from reverie.streams.rows import JoinedRows, TensorRows
+from reverie.streams.rows import JoinedRows, TensorRows, stored_bytes
 from reverie.types import Memory, Phase, Rows, State, StreamSpec, Task
 
 

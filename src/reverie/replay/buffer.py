@@ -13,6 +13,7 @@ from reverie.checks import NotReadyError, OptionsError
 from reverie.options import Part, Table
 from reverie.replay.selection import Strategy, herding, reservoir_slots
 from reverie.seeding import Randomness
+from reverie.streams.rows import as_bytes
 from reverie.types import Batch, Rows, Solver, State, StreamSpec
 
 CHUNK = 4096
@@ -155,7 +156,7 @@ class Buffer(Part):
     def _read(self, rows: Rows, index: Tensor, task: int) -> tuple[Tensor, Tensor, Tensor]:
         parts = [rows.take(part) for part in index.split(CHUNK)]
         x = torch.cat([part.x.cpu() for part in parts]) if parts else torch.empty(0, *self.spec.input_shape)
-        encoded = _as_bytes(x) if self.x.dtype == torch.uint8 else None
+        encoded = as_bytes(x) if self.x.dtype == torch.uint8 else None
         if encoded is None:
             if self.x.dtype == torch.uint8:
                 self.x = _decoded(self.x)
@@ -180,19 +181,6 @@ class Buffer(Part):
 
 
 BUFFERS = Table("buffer", Buffer, {"buffer": Buffer})
-
-
-def stored_bytes(rows: Rows) -> int:
-    """Bytes of a row, input, label and task, as a buffer would keep it; judged by the first rows."""
-    x = rows.take(torch.arange(min(len(rows), 256))).x
-    return x[0].numel() * (1 if _as_bytes(x) is not None else 4) + 16
-
-
-def _as_bytes(x: Tensor) -> Tensor | None:
-    """x as uint8 if every value is a whole number of 255ths, else None."""
-    scaled = (x * 255).round()
-    fits = bool((scaled >= 0).all()) and bool((scaled <= 255).all()) and torch.equal(scaled / 255, x)
-    return scaled.to(torch.uint8) if fits else None
 
 
 def _decoded(x: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 
 from reverie.reports import curves, tables, words
 from reverie.reports.curves import Curve, Points
+from reverie.reports.latents import Projection
 from reverie.reports.records import RunRecord
 from reverie.reports.tables import Group
 from reverie.reports.words import Estimate, duration, listed, percent, percent_estimate, plural, seeds_text, size
@@ -31,6 +32,7 @@ from reverie.reports.words import Estimate, duration, listed, percent, percent_e
 INK, FAINT, HEAT, HEAT_INK = "#1b1f23", "#d3d8de", "#0b4f96", "#fefefe"
 # After Okabe and Ito (2008): told apart with every common colour vision; on a page, darker or lighter with its theme.
 SERIES = ("#0072b2", "#c2500a", "#00805e", "#a34b86", "#9a6a00", "#5b6672", "#7a3f1d")
+CLASSES = (*SERIES, "#4b4fc4", "#5f7a00", "#c2185b")  # where classes are told apart; their names stand beside them
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 SWATCHES = (  # the markers again, for keys in HTML, in a box of 10 x 10
     "M5 1a4 4 0 1 0 .01 0z",
@@ -47,7 +49,7 @@ THEME = {
     FAINT: f"var(--faint, {FAINT})",
     HEAT: f"var(--heat, {HEAT})",
     HEAT_INK: f"var(--heat-ink, {HEAT_INK})",
-    **{colour: f"var(--series-{k}, {colour})" for k, colour in enumerate(SERIES, start=1)},
+    **{colour: f"var(--series-{k}, {colour})" for k, colour in enumerate(CLASSES, start=1)},
 }
 
 WIDE, MEDIUM, SMALL, SQUARE, BARS = (
@@ -60,6 +62,8 @@ WIDE, MEDIUM, SMALL, SQUARE, BARS = (
 MOST_PANELS = 12  # tasks shown one by one; of longer streams evenly spread ones
 MOST_NUMBERS = 10  # columns up to which a heat map prints its numbers
 MOST_MARKERS = 25  # points up to which a line shows them
+MOST_CLASSES = 20  # classes that a projection shows
+MOST_DOTS = 1200  # of a projection
 
 RC: dict[Any, Any] = {
     "font.size": 9,
@@ -275,6 +279,63 @@ def _one_histogram(group: Group, task: int, shares: Sequence[Estimate]) -> Pictu
     return _draw(SMALL, paint, alt, title)
 
 
+# ------------------------------------------------------------------------------------------ generated latents
+
+
+def projections(found: Projection, whose: str) -> list[Picture]:
+    """Real rows, and beside them generated ones on the same axes, coloured by class."""
+    names = list(dict.fromkeys([*found.real_classes.tolist(), *found.generated_classes.tolist()]))
+    shown = [names[k] for k in spread(len(names), MOST_CLASSES)]
+    each = max(MOST_DOTS // len(shown), 2)
+    everything = np.concatenate([_some(points, each) for name in shown for points in found.of(name)])
+    low, high = everything.min(axis=0), everything.max(axis=0)
+    margin = 0.04 * (high - low).max() or 1.0
+
+    def panel(kind: int, title: str, said: str) -> Picture:
+        def paint(axes: Axes) -> None:
+            clouds = {name: _some(found.of(name)[kind], each) for name in shown if len(found.of(name)[kind])}
+            for name, points in clouds.items():
+                colour = CLASSES[shown.index(name) % len(CLASSES)]
+                axes.plot(*points.T, linestyle="", marker="o", markersize=3, color=colour, alpha=0.55, mew=0)
+            for name, points in clouds.items():
+                x, y = points.mean(axis=0)
+                axes.text(x, y, _cut(name, 14), ha="center", va="center", size=10, weight="bold")
+            axes.set(xlim=(low[0] - margin, high[0] + margin), ylim=(low[1] - margin, high[1] + margin), title=title)
+            axes.set(xlabel="first principal component", ylabel="second", xticklabels=(), yticklabels=())
+            axes.tick_params(length=0)
+
+        some = "" if len(shown) == len(names) else f" ({len(shown)} of {len(names)} classes, evenly spread)"
+        alt = f"Scatter plot of {whose}, after task {found.task + 1}{some}: {said}"
+        return _draw(MEDIUM, paint, alt, "")
+
+    apart = listed([f"{name} {_apart(*found.of(name))}" for name in shown])
+    return [
+        panel(
+            0,
+            "real",
+            f"real test rows of each class, on the two principal components of all. Classes: {listed(shown)}.",
+        ),
+        panel(
+            1,
+            f"generated, after task {found.task + 1}",
+            "generated rows on the same axes. Distance of a class's centre from the real one, in spreads of its real rows: "
+            f"{apart}.",
+        ),
+    ]
+
+
+def _apart(real: np.ndarray, generated: np.ndarray) -> str:
+    """How far the centres are apart, in words."""
+    if not len(real) or not len(generated):
+        return "not generated" if len(real) else "not among the real rows"
+    width = float(np.sqrt(real.var(axis=0).sum())) or 1.0
+    return f"{np.linalg.norm(real.mean(axis=0) - generated.mean(axis=0)) / width:.1f}"
+
+
+def _some(points: np.ndarray, count: int) -> np.ndarray:
+    return points[np.linspace(0, len(points) - 1, min(count, len(points))).round().astype(int)]
+
+
 # ------------------------------------------------------------------------------------------ memory and cost
 
 
@@ -401,9 +462,9 @@ def _ends(group: Group, curve: Curve) -> str:
     return listed(list(dict.fromkeys(after)))
 
 
-def spread(count: int) -> list[int]:
-    """All places, or ``MOST_PANELS`` of them, evenly spread with the first and the last."""
-    return np.unique(np.linspace(0, count - 1, min(count, MOST_PANELS)).round().astype(int)).tolist() if count else []
+def spread(count: int, most: int = MOST_PANELS) -> list[int]:
+    """All places, or ``most`` of them, evenly spread with the first and the last."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist() if count else []
 
 
 def _cut(text: str, length: int) -> str:

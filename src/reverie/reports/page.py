@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from reverie.reports import figures, tables, words
+from reverie.reports import figures, latents, tables, words
 from reverie.reports.figures import Picture
 from reverie.reports.records import RunRecord, find_runs, read_run
 from reverie.reports.tables import Group, OptionRow, SummaryRow
@@ -47,6 +47,15 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Latents:
+    """Generated latents of a group: whose they are, the tables, and the projection of its first seed that has one."""
+
+    label: str
+    tables: latents.Quality
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
 class Setting:
     """Everything the page says about the groups of one stream and scenario."""
 
@@ -65,6 +74,7 @@ class Setting:
     samples: tuple[tuple[str, tuple[Image, ...]], ...]
     histograms: tuple[tuple[str, tuple[Picture, ...]], ...]
     agreements: tuple[Agreement, ...]
+    latents: tuple[Latents, ...]
     memory: Picture | None
     time: Picture | None
     costs: tuple[tuple[str, tuple[str, ...]], ...]
@@ -131,6 +141,7 @@ def render(records: Sequence[RunRecord], notes: Sequence[str] = ()) -> str:
         lead=_lead(groups, settings),
         settings=settings,
         columns=tables.COLUMNS,
+        measures=latents.MEASURES,
         cost_headings=[heading for heading, _, _ in COSTS],
         warnings=[*_warnings(groups), *notes],
         runs=_runs(groups),
@@ -170,6 +181,7 @@ def _setting(anchor: str, key: tuple[str, str], groups: list[Group]) -> Setting:
             (group.label, tuple(panels)) for group in groups if (panels := figures.replay_histograms(group))
         ),
         agreements=tuple(found for entry in AGREEMENTS if (found := _agreement(groups, *entry))),
+        latents=tuple(each for group in groups if (each := _latents(group))),
         memory=figures.memory_bars(groups),
         time=figures.cost_bars(groups),
         costs=tuple((group.label, _costs(group)) for group in groups),
@@ -222,6 +234,17 @@ def _agreement(groups: Sequence[Group], number: str, title: str, meaning: str) -
         if estimates
     )
     return Agreement(title, meaning, tuple(task + 1 for task in tasks), rows) if rows else None
+
+
+def _latents(group: Group) -> Latents | None:
+    found = latents.quality(group)
+    if found is None:
+        return None
+    for record in group.shown:
+        if view := latents.projection(record):
+            whose = f"{group.label}, seed {record.result.seed}"
+            return Latents(group.label, found, tuple(figures.projections(view, whose)))
+    return Latents(group.label, found, ())
 
 
 def _costs(group: Group) -> tuple[str, ...]:

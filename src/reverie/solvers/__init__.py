@@ -1,9 +1,9 @@
 """Solvers: the networks that answer."""
 
 from reverie.options import Table
-from reverie.solvers.classifier import CNN, MLP, Classifier, ConvStack, Module
+from reverie.solvers.classifier import CNN, MLP, Classifier, ConvStack, Module, cuts
 from reverie.types import Solver
 
 SOLVERS = Table("solver", Solver, {"mlp": MLP, "cnn": CNN, "conv-stack": ConvStack, "module": Module}, usual="mlp")
 
-__all__ = ["CNN", "MLP", "SOLVERS", "Classifier", "ConvStack", "Module"]
+__all__ = ["CNN", "MLP", "SOLVERS", "Classifier", "ConvStack", "Module", "cuts"]

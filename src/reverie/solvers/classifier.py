@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, cast
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from reverie.checks import OptionsError
-from reverie.device import Device
+from reverie.device import CPU, Device
+from reverie.nn.cutting import CutPoint, cut_points
 from reverie.nn.networks import (
     Head,
     Network,
@@ -49,9 +50,13 @@ class EncoderAndHead(nn.Module):
 
 
 class Classifier(Part):
-    """What all classifiers share. A new one says only how its encoder is made."""
+    """What all classifiers share. A new one says only how its encoder is made.
+
+    usual_cut: the module whose output is the latent where nothing else is said.
+    """
 
     optimiser: Optimiser
+    usual_cut = "encoder"
 
     @abstractmethod
     def encoder(self, shape: tuple[int, ...]) -> nn.Module:
@@ -154,6 +159,8 @@ class CNN(Classifier):
     width: Annotated[int, Field(gt=0, description="units of the hidden layer")] = 256
     optimiser: OptimiserOption = field(default_factory=Adam)
 
+    usual_cut = "encoder.1"  # flattened outputs of the convolutions
+
     def encoder(self, shape: tuple[int, ...]) -> nn.Module:
         _needs_images("cnn", shape)
         stack = conv_stack([shape[0], *self.channels], [2] * len(self.channels), batch_norm=False)
@@ -178,6 +185,8 @@ class ConvStack(Classifier):
     hidden: Hidden = None
     optimiser: OptimiserOption = field(default_factory=Adam)
 
+    usual_cut = "encoder.1"
+
     def encoder(self, shape: tuple[int, ...]) -> nn.Module:
         _needs_images("conv-stack", shape)
         strides = [1, *[2] * (len(self.channels) - 1)]
@@ -201,6 +210,17 @@ class Module(Classifier):
         if not isinstance(made, nn.Module):
             raise OptionsError(f"factory: returned a {type(made).__name__}; it must return a torch.nn.Module")
         return nn.Sequential(made, nn.Flatten())
+
+
+def cuts(solver: Classifier, spec: StreamSpec) -> list[CutPoint]:
+    """Where a solver can be cut on a stream like this, from the input to the output; the solver itself is not built.
+
+    Raises OptionsError where its data flow cannot be traced.
+    """
+    twin = solver.clone()
+    twin.build(spec, Randomness(0), CPU)
+    last = [name for name, _ in twin.module.named_modules() if f"{name}.".startswith(f"{twin.usual_cut}.")][-1]
+    return [replace(cut, usual=cut.name == last) for cut in cut_points(twin.module, spec.input_shape)]
 
 
 def _needs_images(name: str, shape: tuple[int, ...]) -> None:

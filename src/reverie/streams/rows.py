@@ -179,3 +179,16 @@ class JoinedRows:
 
     def to(self, device: torch.device) -> Rows:
         return JoinedRows([part.to(device) for part in self._parts])
+
+
+def stored_bytes(rows: Rows) -> int:
+    """Bytes of a row, input, label and task, as a buffer would keep it; judged by the first rows."""
+    x = rows.take(torch.arange(min(len(rows), 256))).x
+    return x[0].numel() * (1 if as_bytes(x) is not None else 4) + 16
+
+
+def as_bytes(x: Tensor) -> Tensor | None:
+    """x as uint8 if every value is a whole number of 255ths, else None."""
+    scaled = (x * 255).round()
+    fits = bool((scaled >= 0).all()) and bool((scaled <= 255).all()) and torch.equal(scaled / 255, x)
+    return scaled.to(torch.uint8) if fits else None

@@ -50,7 +50,9 @@ def protocol(name: str) -> Recommended:
         values = {"hidden": (2000, 2000), "latent_dim": 100, "steps": 5000, "batch_size": 256}
     else:
         values = {"hidden": (400, 400), "latent_dim": 100, "steps": 2000, "batch_size": 128}
-    return Recommended(solver={"name": "mlp"}, generator={"name": "vae"}, values=values)
+    channels = (32, 64) if name == "digits" else (32, 64, 64)
+    backbone = {"name": "cnn", "channels": channels, "width": 128 if name == "digits" else 256}
+    return Recommended(solver={"name": "mlp"}, generator={"name": "vae"}, values=values, backbone=backbone)
 
 
 @dataclass(eq=False, repr=False)
@@ -212,6 +214,7 @@ class Blobs(Part):
             solver={"name": "mlp"},
             generator={"name": "vae"},
             values={"hidden": (32, 32), "latent_dim": 4, "steps": 100, "batch_size": 32},
+            backbone={"name": "mlp"},
         )
         return assemble("blobs", pieces, scenario, self.validation_fraction, seed, recommended)
 

@@ -299,7 +299,11 @@ def recommend(pieces: Sequence[Piece]) -> Recommended:
     }
     unit = all(_in_unit_range(piece.train.x if piece.train.is_array else _some_items(piece.train)) for piece in pieces)
     likelihood = "bernoulli" if unit else "gaussian"
-    return Recommended(solver={"name": "mlp"}, generator={"name": "vae", "likelihood": likelihood}, values=values)
+    shape = _shape(pieces[0])
+    image = len(shape) == 3 and min(shape[1:]) >= 8
+    backbone = {"name": "cnn", "channels": (32, 64, 64)} if image else {"name": "mlp"}
+    generator = {"name": "vae", "likelihood": likelihood}
+    return Recommended(solver={"name": "mlp"}, generator=generator, values=values, backbone=backbone)
 
 
 def _some_items(data: Data) -> Tensor:

@@ -1,0 +1,320 @@
+"""A generator made of densities: one for each class, task, or class of each task, fitted when the task ends and kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from reverie.checks import DataError, NotReadyError, OptionsError, Problems
+from reverie.device import Device
+from reverie.generators.decoding import as_batch
+from reverie.generators.gaussian import Gaussian
+from reverie.generators.transforms import FittedTransforms, Step, Support, fit_transforms, restore_transforms
+from reverie.options import Part
+from reverie.seeding import Randomness
+from reverie.types import Batch, Density, FittedDensity, Level, Losses, Rows, State, StreamSpec
+
+Scope = Literal["class", "task", "task-class", "global"]
+Allocation = Literal["task-balanced", "proportional", "recency"]
+Key = tuple[int, int]  # task and class; -1 where the scope does not tell them apart
+
+CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class Component:
+    """One fitted density with the transforms around it."""
+
+    task: int  # the latest that it was fitted to
+    density: FittedDensity
+    transforms: FittedTransforms
+
+
+@dataclass(eq=False, repr=False)
+class Densities(Part):
+    """Densities of the rows of each class, task, class of each task, or of all rows.
+
+    Each task's rows are seen once, at its end. A class that is met again is merged where its family merges exactly (no
+    transforms, same width); else both fits are kept, weighted by their rows. Needs no training by gradients and does not forget.
+    """
+
+    density: Annotated[Density, Field(description="the family that is fitted")] = field(default_factory=Gaussian)
+    scope: Annotated[
+        Scope, Field(description="one density for each class, each task, each class of each task, or for everything")
+    ] = "task-class"
+    transforms: Annotated[
+        tuple[Step, ...],
+        Field(
+            description="invertible maps before the fit, in order: standardise, tukey (square root, x >= 0), log1p (x >= 0), whiten"
+        ),
+    ] = ()
+    support: Annotated[
+        Support,
+        Field(
+            description="what samples are cut to: real; nonnegative; hurdle (each coordinate is 0 as often as it was); auto: "
+            "nonnegative where all rows were"
+        ),
+    ] = "auto"
+    allocation: Annotated[
+        Allocation,
+        Field(description="how tasks share the samples: equally, by their rows, or by recency (each task half as often as the next)"),
+    ] = "task-balanced"
+    window: Annotated[int | None, Field(gt=0, description="only the last tasks, this many, are sampled; None: all")] = None
+
+    trains_by = "fit"
+    own_phase = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.level: Level = "input"
+
+    def check(self, problems: Problems) -> None:
+        if getattr(self.density, "pooled", False) and (self.transforms or self.scope in ("task", "global")):
+            problems.add(
+                f"scope = {self.scope!r}, transforms = {self.transforms}: a covariance shared by all classes needs scope 'class' or "
+                "'task-class' and no transforms"
+            )
+
+    @property
+    def conditional(self) -> bool:
+        """Whether a class can be asked for."""
+        return self.scope in ("class", "task-class")
+
+    @property
+    def stores_real_samples(self) -> bool:
+        return bool(getattr(self.density, "stores_real_samples", False))
+
+    # ------------------------------------------------------------------ life cycle
+
+    def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
+        self.spec, self.rng, self.device = spec, rng, device
+        self.components: dict[Key, list[Component]] = {}
+
+    def extend(self, spec: StreamSpec) -> None:
+        """Further classes need nothing: each has its own density."""
+        self.spec = spec
+
+    def fit(self, rows: Rows) -> None:
+        parts = [chunk.to(self.device.torch_device) for chunk in rows.chunks(CHUNK)]
+        z = torch.cat([part.x.flatten(1) for part in parts])
+        y, task = rows.labels.to(z.device), torch.cat([part.task for part in parts])
+        if not bool(torch.isfinite(z).all()):
+            raise DataError("the latents hold NaN or infinite values; a density cannot be fitted to them")
+        keys = torch.stack([task if "task" in self.scope else task * 0 - 1, y if "class" in self.scope else y * 0 - 1], dim=1)
+        latest = int(task.max())
+        for key in keys.unique(dim=0).tolist():
+            mine = z[(keys == torch.tensor(key, device=z.device)).all(dim=1)]
+            self._add((key[0], key[1]), latest, mine)
+        if getattr(self.density, "pooled", False):
+            self._pool()
+
+    def step(self, batch: Batch) -> Losses:
+        return {}
+
+    def sample(self, n: int, rng: torch.Generator, classes: Tensor | None = None) -> Batch:
+        """Classes (n,) where the scope tells them apart; each class is drawn from its densities as ``allocation`` says."""
+        self._check_fitted()
+        if self.conditional and classes is None:
+            raise OptionsError("classes = None: densities of single classes must be told which classes to sample")
+        device = self.device.torch_device
+        wanted = torch.full((n,), -1, device=device) if not self.conditional or classes is None else classes.to(device)
+        x = torch.empty(n, *self.spec.input_shape, device=device)
+        where = torch.zeros(n, dtype=torch.int64, device=device)
+        for c in wanted.unique().tolist():
+            places = (wanted == c).nonzero().flatten()
+            members, shares = self._members(c)
+            counts = apportioned(shares, len(places), rng)
+            # Which of the places a member fills is drawn, so that any slice of the rows has all tasks in it.
+            order = places[torch.randperm(len(places), generator=rng, device=places.device)]
+            for member, part in zip(members, order.split(counts), strict=True):
+                if len(part):
+                    drawn = member.transforms.inverse(member.density.sample(len(part), rng))
+                    x[part] = drawn.reshape(len(part), *self.spec.input_shape)
+                    where[part] = member.task
+        batch = as_batch(x, wanted if self.conditional else None)
+        return Batch(batch.x, batch.y, where, batch.weight)
+
+    def log_prob(self, x: Tensor, classes: Tensor | None = None) -> Tensor:
+        """(B, ...) -> (B,) nats of the mixture of all members, or of those of the given classes (B,)."""
+        z = x.flatten(1)
+        if classes is None or not self.conditional:
+            table = self.class_log_prob(z)
+            return torch.logsumexp(table + self._log_shares(table), dim=1)
+        self._check_fitted()
+        known = self.known_classes()
+        for c in classes.unique().tolist():
+            self._members(c)  # raises for a class without density
+        column = torch.searchsorted(torch.tensor(known, device=z.device), classes.to(z.device))
+        return self.class_log_prob(z).gather(1, column[:, None])[:, 0]
+
+    def known_classes(self) -> list[int]:
+        """In ascending order; [-1] where the scope does not tell classes apart."""
+        return sorted({c for _, c in self.components})
+
+    def class_log_prob(self, z: Tensor) -> Tensor:
+        """(B, known classes) log p(z | class)."""
+        self._check_fitted()
+        columns = []
+        for c in self.known_classes():
+            members, shares = self._members(c, allocation="proportional")
+            logs = [
+                member.transforms.log_prob(member.density, z) + share.log()
+                for member, share in zip(members, shares, strict=True)
+            ]
+            columns.append(torch.logsumexp(torch.stack(logs), dim=0))
+        return torch.stack(columns, dim=1)
+
+    def class_counts(self) -> dict[int, int]:
+        """Rows that each class was fitted to."""
+        counts: dict[int, int] = {}
+        for (_, c), members in self.components.items():
+            counts[c] = counts.get(c, 0) + sum(member.density.count for member in members)
+        return counts
+
+    def begin_task(self) -> None:
+        pass
+
+    def frozen(self) -> Densities:
+        twin = self.clone()
+        twin.level, twin.spec, twin.rng, twin.device = self.level, self.spec, self.rng, self.device
+        twin.components = {key: list(members) for key, members in self.components.items()}  # the fits are values
+        return twin
+
+    # ------------------------------------------------------------------ state and cost
+
+    def num_bytes(self) -> int:
+        """Of all numbers kept, a covariance that several share counted once."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors()[0])
+
+    def working_bytes(self) -> int:
+        return 0
+
+    def flops(self, rows: int, train: bool = True) -> float:
+        """Of sampling with full covariances, a bound for the other families; fitting happens once a task."""
+        if train:
+            return 0.0
+        width = torch.Size(self.spec.input_shape).numel()
+        dense = getattr(self.density, "covariance", "full") in ("full", "shared", "tied")
+        return 2.0 * rows * (width**2 if dense else width)
+
+    def state(self) -> State:
+        tensors, members = self._tensors()
+        return {"tensors": {str(i): tensor for i, tensor in enumerate(tensors)}, "members": members}
+
+    def load(self, state: State) -> None:
+        device = self.device.torch_device
+        tensors = {int(i): tensor.to(device) for i, tensor in state["tensors"].items()}
+        self.components = {}
+        for member in state["members"]:
+            values = {name: tensors[i] for name, i in member["density"].items()}
+            density = self.density.restore({**member["settings"], **values})
+            around = {name: tensors[i] for name, i in member["transforms"].items()}
+            transforms = restore_transforms(self.transforms, member["support"], around)
+            key = (member["key"][0], member["key"][1])
+            self.components.setdefault(key, []).append(Component(member["task"], density, transforms))
+
+    def _tensors(self) -> tuple[list[Tensor], list[dict[str, Any]]]:
+        """Every tensor once, and the members with the tensors' numbers in place of them."""
+        found: list[Tensor] = []
+        number: dict[int, int] = {}
+
+        def put(tensors: dict[str, Tensor]) -> dict[str, int]:
+            for tensor in tensors.values():
+                if id(tensor) not in number:
+                    number[id(tensor)] = len(found)
+                    found.append(tensor)
+            return {name: number[id(tensor)] for name, tensor in tensors.items()}
+
+        members = []
+        for key, parts in self.components.items():
+            for part in parts:
+                members.append(
+                    {
+                        "key": list(key),
+                        "task": part.task,
+                        "density": put(part.density.tensors()),
+                        "settings": part.density.settings(),
+                        "transforms": put(part.transforms.tensors()),
+                        "support": part.transforms.support,
+                    }
+                )
+        return found, members
+
+    # ------------------------------------------------------------------ fitting and sharing
+
+    def _add(self, key: Key, task: int, z: Tensor) -> None:
+        where = self.rng.at("density", task, *(index + 1 for index in key))
+        fitted = fit_transforms(self.transforms, self.support, z)
+        inner = fitted.forward(z)
+        density = self.density.fit(inner, where)
+        fitted = fitted.with_thresholds(density, where)
+        before = self.components.get(key, [])
+        if before and not self.transforms:
+            union = before[-1].density.merge(density)
+            if union is not None:
+                around = before[-1].transforms.merge(fitted, before[-1].density.count, len(z))
+                merged = Component(task, union, around.with_thresholds(union, where))
+                self.components[key] = [*before[:-1], merged]
+                return
+        self.components[key] = [*before, Component(task, density, fitted)]
+
+    def _pool(self) -> None:
+        flat = [(key, member) for key, members in self.components.items() for member in members]
+        pool = cast(Any, self.density).pool([member.density for _, member in flat])
+        self.components = {}
+        for (key, member), density in zip(flat, pool, strict=True):
+            where = self.rng.at("pooled density", member.task, *(index + 1 for index in key))
+            around = member.transforms.with_thresholds(density, where)
+            self.components.setdefault(key, []).append(Component(member.task, density, around))
+
+    def _check_fitted(self) -> None:
+        if not getattr(self, "components", None):
+            raise NotReadyError("no density was fitted yet, so there is nothing to replay; fit it to a task first")
+
+    def _members(self, c: int, allocation: Allocation | None = None) -> tuple[list[Component], Tensor]:
+        """Densities of a class and the share of its samples that each gives."""
+        members = [member for (_, mine), parts in self.components.items() if mine == c for member in parts]
+        if not members:
+            known = ", ".join(map(str, self.known_classes()))
+            raise NotReadyError(f"class {c}: no density was fitted to it yet; those of classes {known} were")
+        if self.window is not None and allocation is None:
+            latest = max(member.task for parts in self.components.values() for member in parts)
+            members = [member for member in members if member.task > latest - self.window] or members[-1:]
+        counts = torch.tensor([member.density.count for member in members], dtype=torch.float64)
+        if (allocation or self.allocation) == "proportional":
+            return members, counts / counts.sum()
+        tasks = torch.tensor([member.task for member in members])
+        weight = torch.ones(len(members), dtype=torch.float64)
+        if self.allocation == "recency":
+            weight = 0.5 ** (tasks.max() - tasks).double()
+        for task in tasks.unique():  # several fits of one task share by their rows
+            mine = tasks == task
+            weight[mine] *= counts[mine] / counts[mine].sum()
+        return members, weight / weight.sum()
+
+    def _log_shares(self, table: Tensor) -> Tensor:
+        counts = self.class_counts()
+        shares = torch.tensor([float(counts[c]) for c in self.known_classes()], device=table.device)
+        return (shares / shares.sum()).log()
+
+
+def apportioned(shares: Tensor, n: int, rng: torch.Generator) -> list[int]:
+    """n split by shares (k,): whole parts first, the rest by systematic sampling, so that the mean is exactly n times the share and
+    each part within one of it.
+
+    >>> apportioned(torch.tensor([0.5, 0.25, 0.25]), 8, torch.Generator())
+    [4, 2, 2]
+    """
+    exact = shares.double() * n
+    counts = (exact + 1e-9).floor()
+    rest = n - int(counts.sum())
+    if rest > 0:
+        edges = (exact - counts).clamp(min=0).cumsum(0)
+        points = torch.rand(1, generator=rng, device=rng.device).cpu().double() + torch.arange(rest)
+        drawn = torch.searchsorted(edges, points * (edges[-1] / rest), right=True).clamp(max=len(edges) - 1)
+        counts.index_add_(0, drawn, torch.ones_like(points))
+    return [int(count) for count in counts]

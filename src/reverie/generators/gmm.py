@@ -1,0 +1,321 @@
+"""Mixtures of Gaussians, fitted by expectation maximisation of our own: in log space, in float64, a few thousand rows at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from reverie.generators.clustering import ROWS, k_means
+from reverie.generators.gaussian import JITTER, cholesky, packed, unpacked
+from reverie.options import Part
+from reverie.types import FittedDensity, State
+
+Form = Literal["spherical", "diagonal", "tied", "full"]
+Parameters = TypeVar("Parameters")
+
+EMPTY = 1e-3  # rows: a component with fewer is empty
+RESEEDS = 5  # times that empty components are put elsewhere before they are dropped
+HELD_OUT = 0.2  # share of the rows by which the number of components is judged
+
+
+@dataclass(eq=False, repr=False)
+class GaussianMixture(Part):
+    """sum_k w_k N(mean_k, covariance_k) by expectation maximisation (Dempster, Laird and Rubin 1977), begun at k-means++.
+
+    choose: "fixed", ``components`` of them; "bic", the number up to ``most`` with the smallest -2 l + p ln n (Schwarz 1978); "held-out",
+    the number under which a fifth of the rows, not fitted to, is likeliest. Never more than there are rows. Two mixtures do
+    not merge: both are kept.
+    """
+
+    covariance: Annotated[
+        Form, Field(description="of each component: spherical; diagonal; full; or tied, one full covariance for all")
+    ] = "diagonal"
+    components: Annotated[int, Field(gt=0, description="components (choose: fixed)")] = 4
+    choose: Annotated[
+        Literal["fixed", "bic", "held-out"], Field(description="how the number of components is found")
+    ] = "fixed"
+    most: Annotated[int, Field(gt=0, description="most components that are tried (choose: bic, held-out)")] = 8
+    floor: Annotated[
+        float, Field(gt=0, description="added to every variance, as a share of the mean variance of all rows")
+    ] = 1e-4
+    tolerance: Annotated[
+        float, Field(ge=0, description="stops where the mean log-likelihood gains less than this, in nats a row")
+    ] = 1e-3
+    iterations: Annotated[int, Field(gt=0, description="most iterations")] = 100
+
+    def fit(self, z: Tensor, rng: torch.Generator) -> FittedMixture:
+        floor = absolute_floor(z, self.floor)
+        best = self._best(z, rng, floor)
+        spread = best.covariance
+        if self.covariance == "tied":
+            spread = packed(spread)
+        elif self.covariance == "full":
+            spread = torch.stack([packed(one) for one in spread])
+        return FittedMixture(len(z), best.weights.to(z), best.means.to(z), spread.to(z), self.covariance)
+
+    def restore(self, state: State) -> FittedMixture:
+        return FittedMixture(state["count"], state["weights"], state["means"], state["spread"], state["form"])
+
+    def _best(self, z: Tensor, rng: torch.Generator, floor: float) -> Mixture:
+        if self.choose == "fixed" or len(z) < 2:
+            return self._climb(z, self.components, rng, floor)
+        candidates = range(1, min(self.most, len(z)) + 1)
+        if self.choose == "bic":
+            fits = [self._climb(z, k, rng, floor) for k in candidates]
+            return min(fits, key=lambda fit: bic(fit, z))
+        order = torch.randperm(len(z), generator=rng, device=z.device)
+        held = max(round(HELD_OUT * len(z)), 1)
+        judged, rest = z[order[:held]], z[order[held:]]
+        values = [mean_log_likelihood(self._climb(rest, k, rng, floor), judged) for k in candidates]
+        return self._climb(z, values.index(max(values)) + 1, rng, floor)
+
+    def _climb(self, z: Tensor, k: int, rng: torch.Generator, floor: float) -> Mixture:
+        start = hard_mixture(z, k_means(z, k, rng)[1], self.covariance, floor)
+        return expectation_maximisation(z, start, floor, self.tolerance, self.iterations)[0]
+
+
+class FittedMixture:
+    """weights (k,); means (k, d); spread: variances (k,) or (k, d), or packed covariances (d (d + 1) / 2,) or (k, d (d + 1) / 2).
+    Immutable."""
+
+    def __init__(self, count: int, weights: Tensor, means: Tensor, spread: Tensor, form: Form) -> None:
+        self.count, self.weights, self.means, self.spread, self.form = count, weights, means, spread, form
+        self._mixture: Mixture | None = None
+
+    def mixture(self) -> Mixture:
+        """In float64 with all that is computed once."""
+        if self._mixture is None:
+            width, spread = self.means.shape[1], self.spread.double()
+            if self.form == "tied":
+                spread = unpacked(spread, width)
+            elif self.form == "full":
+                spread = torch.stack([unpacked(one, width) for one in spread])
+            self._mixture = Mixture(self.form, self.weights.double(), self.means.double(), spread)
+        return self._mixture
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        which = torch.multinomial(self.weights, max(n, 1), replacement=True, generator=rng)[:n]
+        noise = torch.randn(n, self.means.shape[1], generator=rng, device=self.means.device, dtype=self.means.dtype)
+        if self.form == "spherical":
+            noise = noise * self.spread[which, None].sqrt()
+        elif self.form == "diagonal":
+            noise = noise * self.spread[which].sqrt()
+        elif self.form == "tied":
+            noise = noise @ self.mixture().root.to(noise).T
+        else:
+            for k, root in enumerate(self.mixture().root.to(noise)):
+                noise[which == k] = noise[which == k] @ root.T
+        return self.means[which] + noise
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        parts = [self.mixture().log_joint(rows.double()).logsumexp(dim=1) for rows in z.split(ROWS)]
+        return torch.cat(parts).to(z)
+
+    def merge(self, other: FittedDensity) -> None:
+        """The fit of the union cannot be told from two fits."""
+        return
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"weights": self.weights, "means": self.means, "spread": self.spread}
+
+    def settings(self) -> State:
+        return {"count": self.count, "form": self.form}
+
+
+class Mixture:
+    """A mixture in float64: weights (k,), means (k, d), covariance (k,), (k, d), (d, d) or (k, d, d)."""
+
+    def __init__(self, form: Form, weights: Tensor, means: Tensor, covariance: Tensor) -> None:
+        self.form, self.weights, self.means, self.covariance = form, weights, means, covariance
+        self.centre = weights @ means / weights.sum()  # squares about it lose no digits to a common offset
+        width = means.shape[1]
+        if form in ("spherical", "diagonal"):
+            log_det = covariance.log() * width if form == "spherical" else covariance.log().sum(dim=1)
+        else:
+            self.root = _root(covariance) if form == "tied" else torch.stack([_root(one) for one in covariance])
+            identity = torch.eye(width, dtype=means.dtype, device=means.device).expand_as(self.root)
+            self.inverse = torch.linalg.solve_triangular(self.root, identity, upper=False)
+            log_det = 2 * self.root.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+        self.constant = weights.log() - 0.5 * (width * math.log(2 * math.pi) + log_det)
+
+    def log_joint(self, z: Tensor) -> Tensor:
+        """(n, d) -> (n, k) log w_k N(z; k)."""
+        x, means = z - self.centre, self.means - self.centre
+        if self.form == "full":
+            square = torch.stack(
+                [((x - mean) @ inverse.T).square().sum(dim=1) for mean, inverse in zip(means, self.inverse, strict=True)],
+                dim=1,
+            )
+            return self.constant - 0.5 * square
+        if self.form == "tied":
+            x, means = x @ self.inverse.T, means @ self.inverse.T
+        if self.form == "diagonal":
+            precision = 1 / self.covariance
+            square = x.square() @ precision.T - 2 * x @ (means * precision).T + (means.square() * precision).sum(dim=1)
+        else:
+            square = x.square().sum(dim=1, keepdim=True) - 2 * x @ means.T + means.square().sum(dim=1)
+            if self.form == "spherical":
+                square = square / self.covariance
+        return self.constant - 0.5 * square.clamp(min=0)
+
+    def parameters(self) -> int:
+        """Free ones: p in the BIC."""
+        k, d = self.means.shape
+        half = d * (d + 1) // 2
+        return k * d + k - 1 + {"spherical": k, "diagonal": k * d, "tied": half, "full": k * half}[self.form]
+
+
+# ---------------------------------------------------------------------------------- expectation maximisation
+
+
+def expectation_maximisation(
+    z: Tensor, start: Mixture, floor: float, tolerance: float, iterations: int
+) -> tuple[Mixture, list[float]]:
+    """The best mixture met, and the mean log-likelihood before each iteration and after the last.
+
+    ``floor`` is added to every variance at each maximisation, as scikit-learn's ``reg_covar`` is.
+    """
+    reseeds = RESEEDS
+
+    def step(mixture: Mixture) -> tuple[float, Mixture, bool]:
+        nonlocal reseeds
+        sums = _Sums(mixture.form, z, len(mixture.weights))
+        for place, rows in enumerate(z.split(ROWS)):
+            joint = mixture.log_joint(rows.double())
+            total = joint.logsumexp(dim=1)
+            sums.add(rows, (joint - total[:, None]).exp(), total, place * ROWS)
+        empty = sums.counts < EMPTY
+        moved = bool(empty.any())
+        if not moved:
+            return sums.value, sums.maximised(floor), False
+        found = sums.maximised(floor, ~empty)
+        if reseeds > 0:
+            reseeds -= 1
+            found = _reseeded(found, z[sums.worst(int(empty.sum()))].double())
+        return sums.value, found, True
+
+    return climb(start, step, tolerance, iterations)
+
+
+def climb(
+    start: Parameters, step: Callable[[Parameters], tuple[float, Parameters, bool]], tolerance: float, iterations: int
+) -> tuple[Parameters, list[float]]:
+    """Repeats ``step`` (the value of the parameters; the next ones; whether those are no longer bound to be better) until the
+    value gains less than ``tolerance``. The best parameters met, and all values."""
+    best, values, free = start, [], True
+    current = start
+    for iteration in range(iterations + 1):
+        value, following, moved = step(current)
+        if not values or value > max(values):
+            best = current
+        values.append(value)
+        if not free and value - values[-2] < tolerance or iteration == iterations:
+            break
+        current, free = following, moved
+    return best, values
+
+
+class _Sums:
+    """What a maximisation needs of rows and responsibilities (n, k), added up over chunks about the mean of all rows."""
+
+    def __init__(self, form: Form, z: Tensor, k: int) -> None:
+        width = z.shape[1]
+        zeros = lambda *shape: torch.zeros(*shape, dtype=torch.float64, device=z.device)  # noqa: E731
+        self.form, self.n = form, len(z)
+        self.middle = z.mean(dim=0, dtype=torch.float64)
+        self.counts, self.first, self.total = zeros(k), zeros(k, width), zeros(())
+        self.second = {
+            "spherical": lambda: zeros(k, width),
+            "diagonal": lambda: zeros(k, width),
+            "tied": lambda: zeros(width, width),
+            "full": lambda: zeros(k, width, width),
+        }[form]()
+        self._lowest: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, rows: Tensor, weight: Tensor, log_likelihood: Tensor | None = None, place: int = 0) -> None:
+        x = rows.double() - self.middle
+        self.counts += weight.sum(dim=0)
+        self.first += weight.T @ x
+        if self.form == "full":
+            for k in range(len(self.counts)):
+                self.second[k] += (weight[:, k, None] * x).T @ x
+        else:
+            self.second += x.T @ x if self.form == "tied" else weight.T @ x.square()
+        if log_likelihood is not None:
+            self.total += log_likelihood.sum()
+            low = log_likelihood.topk(min(len(self.counts), len(rows)), largest=False)
+            self._lowest.append((low.values, low.indices + place))
+
+    @property
+    def value(self) -> float:
+        return float(self.total) / self.n
+
+    def worst(self, m: int) -> Tensor:
+        """The m rows that the mixture explains least."""
+        values, places = (torch.cat(parts) for parts in zip(*self._lowest, strict=True))
+        return places[values.topk(m, largest=False).indices]
+
+    def maximised(self, floor: float, mask: Tensor | None = None) -> Mixture:
+        """The mixture that makes these responsibilities likeliest, of the components in ``mask``."""
+        counts, first, second = self.counts, self.first, self.second
+        if mask is not None:
+            counts, first = counts[mask], first[mask]
+            second = second if self.form == "tied" else second[mask]
+        means = first / counts[:, None]
+        if self.form in ("spherical", "diagonal"):
+            covariance = (second / counts[:, None] - means.square()).clamp(min=0) + floor
+            covariance = covariance.mean(dim=1) if self.form == "spherical" else covariance
+        else:
+            if self.form == "tied":
+                covariance = (second - (means * counts[:, None]).T @ means) / counts.sum()
+            else:
+                covariance = second / counts[:, None, None] - means[:, :, None] * means[:, None, :]
+            covariance.diagonal(dim1=-2, dim2=-1).add_(floor)
+        return Mixture(self.form, counts / counts.sum(), means + self.middle, covariance)
+
+
+def _reseeded(mixture: Mixture, rows: Tensor) -> Mixture:
+    """With one more component on each of the rows, as wide as the others on average and as heavy as the lightest."""
+    weights = torch.cat([mixture.weights, mixture.weights.min().expand(len(rows))])
+    covariance = mixture.covariance
+    if mixture.form != "tied":
+        mean = torch.tensordot(mixture.weights, covariance, dims=1)
+        covariance = torch.cat([covariance, mean.expand(len(rows), *covariance.shape[1:])])
+    return Mixture(mixture.form, weights / weights.sum(), torch.cat([mixture.means, rows]), covariance)
+
+
+def hard_mixture(z: Tensor, label: Tensor, form: Form, floor: float) -> Mixture:
+    """Each row belongs to the one component that its label names; every component has rows."""
+    k = int(label.max()) + 1
+    sums = _Sums(form, z, k)
+    for rows, mine in zip(z.split(ROWS), label.split(ROWS), strict=True):
+        sums.add(rows, torch.nn.functional.one_hot(mine, k).double())
+    return sums.maximised(floor)
+
+
+def mean_log_likelihood(mixture: Mixture, z: Tensor) -> float:
+    total = sum(float(mixture.log_joint(rows.double()).logsumexp(dim=1).sum()) for rows in z.split(ROWS))
+    return total / len(z)
+
+
+def bic(mixture: Mixture, z: Tensor) -> float:
+    """-2 l + p ln n (Schwarz 1978); smaller is better."""
+    return -2 * mean_log_likelihood(mixture, z) * len(z) + mixture.parameters() * math.log(len(z))
+
+
+def absolute_floor(z: Tensor, share: float) -> float:
+    """``share`` of the mean variance of the rows; a small number where they are all the same."""
+    variance = float((z - z.mean(dim=0)).square().mean(dtype=torch.float64))
+    return share * variance or JITTER
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """Cholesky factor; after rounding to float32 a covariance may need a little more on its diagonal."""
+    factor, info = torch.linalg.cholesky_ex(covariance)
+    return factor if int(info) == 0 else cholesky(covariance)

@@ -1,0 +1,396 @@
+"""Learning behind a frozen backbone: a network is trained, cut and frozen below the cut; above it any method learns on the latents.
+
+Source: latent replay (Pellegrini et al. 2020, arXiv 1912.01100) and generative latent replay (Armstrong, Thakur and Clifton), which are
+replay and generative replay on such latents. Here the part below the cut is in evaluation mode from the moment it is frozen, and
+each row passes through it once.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from reverie.checks import OptionsError, Problems, TrainingError
+from reverie.device import Device
+from reverie.generators import Densities
+from reverie.learners.base import masked, prefixed
+from reverie.learners.generative_replay import GenerativeReplay
+from reverie.learners.naive import Naive
+from reverie.learners.replay import Replay
+from reverie.nn.cutting import split
+from reverie.nn.networks import Network, forward_flops, multiplications
+from reverie.options import Part
+from reverie.seeding import Randomness
+from reverie.solvers import MLP, Module
+from reverie.solvers.outputs import softmax_groups
+from reverie.solvers.pretrained import Pretrained, read_pretrained
+from reverie.storage import fingerprint
+from reverie.streams.latents import LatentRows, encoded
+from reverie.types import (
+    Batch,
+    Finding,
+    FrozenPrefix,
+    Learner,
+    Losses,
+    Memory,
+    Phase,
+    Prediction,
+    Probe,
+    Recommended,
+    Rows,
+    Solver,
+    State,
+    Stream,
+    StreamSpec,
+    Task,
+)
+
+BACKBONE = "backbone"
+SHARED = ("steps", "batch_size", "learning_rate")  # of a stream's recommendations, what also suits a method on latents
+
+
+@dataclass(eq=False, repr=False)
+class FrozenBackbone(Part):
+    """Any learner on the latents of a frozen network.
+
+    The first task trains the whole network; then all below ``cut`` is frozen, and ``method`` learns on from what lies above. With
+    ``frozen`` = "from-start" it was trained elsewhere: ``weights`` of ``reverie pretrain``, or a ``module`` of the user's.
+    """
+
+    method: Annotated[
+        Learner, Field(description="what learns on the latents; its solver left at None: what lies above the cut")
+    ] = field(default_factory=Naive)
+    backbone: Annotated[Solver | None, Field(description="the network that is cut; None: the stream's")] = None
+    cut: Annotated[
+        str | None,
+        Field(description="module whose output is the latent (reverie cuts lists them); None: the backbone's usual one"),
+    ] = None
+    frozen: Annotated[
+        Literal["after-first-task", "from-start"],
+        Field(description="trained on the first task and frozen then, or frozen from the start"),
+    ] = "after-first-task"
+    weights: Annotated[
+        str | None, Field(description="safetensors file of reverie pretrain that the backbone starts from")
+    ] = None
+    steps: Annotated[
+        int | None, Field(gt=0, description="updates of the backbone; None: the stream's, unless epochs are given")
+    ] = None
+    epochs: Annotated[int | None, Field(gt=0, description="passes of the backbone over the first task, instead of steps")] = None
+    batch_size: Annotated[int | None, Field(gt=0, description="rows a step of the backbone; None: the stream's")] = None
+    memory_limit: Annotated[
+        int, Field(ge=0, description="latents of a task that need more bytes than this are kept on disk")
+    ] = 1 << 30
+
+    def check(self, problems: Problems) -> None:
+        problems.check(
+            self.steps is None or self.epochs is None,
+            f"steps = {self.steps} and epochs = {self.epochs}: give one of the two",
+        )
+        if isinstance(self.method, FrozenBackbone):
+            problems.add("method: is behind a frozen backbone itself; give the method alone")
+        elif getattr(self.method, "on_merged_stream", False):
+            problems.add("method = 'joint': trains on the merged stream; behind a frozen backbone the upper bound is 'cumulative'")
+        if self.frozen == "from-start" and self.weights is None and not isinstance(self.backbone, Module | None):
+            problems.add(
+                "frozen = 'from-start': the backbone has not learnt anything; give weights = (a file of reverie pretrain), or a "
+                "backbone of your own with its weights in place"
+            )
+
+    def recommended(self, values: Mapping[str, Any], option: str | None = None) -> Mapping[str, Any]:
+        if option == "method":
+            return {name: value for name, value in values.items() if name in SHARED}
+        if option is None and self.epochs is not None:
+            return {name: value for name, value in values.items() if name != "steps"}
+        return values
+
+    @property
+    def on_merged_stream(self) -> bool:
+        return False
+
+    @property
+    def generator(self) -> Any:
+        """The method's, where it has one: for the record."""
+        return getattr(self.method, "generator", None)
+
+    # ------------------------------------------------------------------ life cycle
+
+    def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
+        self.spec, self.rng, self.device = spec, rng, device
+        self.whole: Any = self.backbone if self.backbone is not None else MLP()
+        self.whole.build(spec, rng, device)
+        self.pretrained: Pretrained | None = None
+        if self.weights is not None:
+            self.pretrained = read_pretrained(Path(self.weights))
+            self.pretrained.load_into(self.whole)
+        elif self.frozen == "from-start" and not isinstance(self.backbone, Module):
+            raise OptionsError(
+                "frozen = 'from-start': the stream's backbone has not learnt anything; give weights = (a file of reverie pretrain)"
+            )
+        self.place = self.cut if self.cut is not None else self.whole.usual_cut
+        below, above = self._halves()
+        with torch.no_grad():
+            probe = below.eval()(torch.zeros(1, *spec.input_shape, device=device.torch_device))
+        self.latent_spec = self._behind(spec, tuple(probe.shape[1:]))
+        self.below: Network | None = None
+        self.fingerprint = ""
+        self.task = -1
+        self.inner: Any = self._inner(above)
+        self.inner.build(self.latent_spec, rng, device)
+        self._current: tuple[int, Task] | None = None
+        self.costs = multiplications(below, spec.input_shape)
+        if self.frozen == "from-start":
+            self._freeze()
+
+    def extend(self, spec: StreamSpec) -> None:
+        self.inner.extend(self._behind(spec, self.latent_spec.input_shape))
+        self.spec, self.latent_spec = spec, self._behind(spec, self.latent_spec.input_shape)
+
+    def begin_task(self, task: Task) -> None:
+        self.task = task.index
+        self._current = None
+        if self.below is None:
+            self.whole.begin_task()
+            self.whole.grow(self.spec.outputs)
+        self.inner.begin_task(self._latent(task))
+
+    def phases(self, task: Task | None) -> tuple[Phase, ...]:
+        inner: tuple[Phase, ...] = self.inner.phases(None if task is None else self._latent(task))
+        first = task is not None and task.index == 0 and self.frozen == "after-first-task"
+        return (self.phase(BACKBONE), *inner) if first else inner
+
+    def phase(self, name: str) -> Phase:
+        steps = None if self.epochs is not None else self.steps or 1000
+        return Phase(name, self.batch_size or 128, steps, self.epochs)
+
+    def rows(self, phase: Phase, task: Task | None) -> Rows:
+        if phase.name == BACKBONE:
+            assert task is not None
+            return task.train
+        rows: Rows = self.inner.rows(phase, None if task is None else self._latent(task))
+        return rows
+
+    def step(self, phase: Phase, batch: Batch) -> Losses:
+        if phase.name != BACKBONE:
+            losses: Losses = self.inner.step(phase, batch)
+            return losses
+        active = getattr(self.inner, "active_classes", "current")
+        groups = softmax_groups(self.spec, self.task, active)
+        groups = None if groups is None else groups.to(self.device.torch_device)
+        return prefixed(BACKBONE, self.whole.step(replace(batch, groups=groups)))
+
+    def finished(self, phase: Phase) -> bool:
+        return False if phase.name == BACKBONE else bool(self.inner.finished(phase))
+
+    def end_phase(self, phase: Phase, task: Task | None) -> None:
+        if phase.name == BACKBONE:
+            self._freeze()
+        else:
+            self.inner.end_phase(phase, None if task is None else self._latent(task))
+
+    def end_task(self, task: Task) -> None:
+        self.inner.end_task(self._latent(task))
+        assert self.below is not None
+        if fingerprint(self.below.module.state_dict()) != self.fingerprint:
+            raise TrainingError(
+                f"the frozen part changed while task {task.name!r} was learnt: something writes to its parameters or buffers, so stored "
+                "latents are stale; take that module out, or cut above it"
+            )
+
+    # ------------------------------------------------------------------ answers
+
+    def predict(self, x: Tensor, task: int | None = None) -> Prediction:
+        if self.below is not None:
+            prediction: Prediction = self.inner.predict(encoded(self.below, x), task)
+            return prediction
+        with torch.no_grad():
+            scores = self.whole.scores(x)
+        return masked(scores, self.spec, self.task, task)
+
+    @property
+    def frozen_prefix(self) -> FrozenPrefix | None:
+        """What of ``predict`` will not change any more."""
+        return None if self.below is None else _Prefix(self.below, self.inner)
+
+    def probes(self) -> Sequence[Probe]:
+        return (*(_OnLatents(probe) for probe in self.inner.probes()), *((_PretrainedOn(),) if self.pretrained else ()))
+
+    # ------------------------------------------------------------------ state and cost
+
+    def state(self) -> State:
+        return {
+            "task": self.task,
+            "fingerprint": self.fingerprint,
+            "whole": self.whole.state() if self.below is None else None,
+            "below": None if self.below is None else self.below.state(),
+            "inner": self.inner.state(),
+        }
+
+    def load(self, state: State) -> None:
+        self.task, self.fingerprint = state["task"], state["fingerprint"]
+        self.below = None
+        self._current = None
+        if state["below"] is None:
+            self.whole.load(state["whole"])
+        else:
+            self.below = Network(copy.deepcopy(self._halves()[0]), None, self.device)
+            self.below.load(state["below"])
+        self.inner.load(state["inner"])
+
+    def memory(self) -> Memory:
+        inner = self.inner.memory()
+        stores = "latents" if inner.stores == "raw" else inner.stores
+        if self.below is None:
+            return Memory(
+                {BACKBONE: self.whole.num_bytes(), **inner.persistent},
+                {"backbone training": self.whole.working_bytes(), **inner.working},
+                stores,
+            )
+        cache = self._current[1].train if self._current is not None else None
+        latents = cache.num_bytes() if isinstance(cache, LatentRows) else 0
+        return Memory(
+            {BACKBONE: self.below.num_bytes(), **inner.persistent},
+            {"latents of the task": latents, **inner.working},
+            stores,
+        )
+
+    def flops(self, phase: Phase, task: Task | None) -> float:
+        """Of a step; the one pass of a task's rows through the backbone is spread over the steps of its phases."""
+        if phase.name == BACKBONE:
+            return float(self.whole.flops(phase.batch_size))
+        latent = None if task is None else self._latent(task)
+        total = float(self.inner.flops(phase, latent))
+        if task is not None and latent is not None:
+            steps = sum(each.length(len(task.train)) for each in self.inner.phases(latent))
+            total += forward_flops(self.costs, len(task.train)) / max(steps, 1)
+        return total
+
+    # ------------------------------------------------------------------ the cut
+
+    def _halves(self) -> tuple[nn.Module, nn.Module]:
+        """(below, above without the head), sharing the backbone's weights."""
+        name = self.place
+        if name == "head" or name.startswith("head."):
+            raise OptionsError(f"cut = {name!r}: this is the output, nothing lies above it; reverie cuts lists the places")
+        if name == "encoder":
+            return self.whole.module.encoder, nn.Identity()
+        if not name.startswith("encoder."):
+            name = f"encoder.{name}"
+        return split(self.whole.module.encoder, name.removeprefix("encoder."))
+
+    def _behind(self, spec: StreamSpec, shape: tuple[int, ...]) -> StreamSpec:
+        """The stream as the method sees it."""
+        return replace(spec, input_shape=shape, value_range=None, recommended=Recommended())
+
+    def _inner(self, above: nn.Module) -> Any:
+        method = cast(Any, self.method).clone()
+        if getattr(method, "solver", ...) is None:  # the network above the cut, with an optimiser of its own
+            optimiser = self.whole.optimiser
+            method.set_params(solver=Module(lambda shape: copy.deepcopy(above), optimiser=optimiser.clone()))
+            self.continues = True
+        else:
+            self.continues = False
+        return method
+
+    def _freeze(self) -> None:
+        """Everything below the cut becomes a copy that nothing trains; the method goes on from what lies above."""
+        below, above = self._halves()
+        self.below = Network(copy.deepcopy(below), None, self.device)
+        self.fingerprint = fingerprint(self.below.module.state_dict())
+        self._current = None
+        if self.continues:
+            network = self.inner.network
+            network.grow(self.whole.module.head.outputs)
+            network.module.encoder[0].load_state_dict(above.state_dict())
+            network.module.head.load_state_dict(self.whole.module.head.state_dict())
+
+    def _latent(self, task: Task) -> Task:
+        """The task with latents for inputs, each computed once while the task lasts."""
+        if self.below is None or self._current is None or self._current[0] != task.index:
+            rows = LatentRows(task.train, self._encode, self.latent_spec.input_shape, self.memory_limit)
+            validation = task.validation
+            if validation is not None:
+                validation = LatentRows(validation, self._encode, self.latent_spec.input_shape, self.memory_limit)
+            latent = Task(task.index, task.name, task.classes, rows, validation)
+            if self.below is None:
+                return latent
+            self._current = (task.index, latent)
+        return self._current[1]
+
+    def _encode(self, x: Tensor) -> Tensor:
+        assert self.below is not None, "latents were asked for before the backbone was frozen"
+        return encoded(self.below, x)
+
+
+@dataclass(frozen=True)
+class _Prefix:
+    below: Network
+    inner: Any
+
+    def encode(self, x: Tensor) -> Tensor:
+        return encoded(self.below, x)
+
+    def predict(self, z: Tensor, task: int | None = None) -> Prediction:
+        prediction: Prediction = self.inner.predict(z, task)
+        return prediction
+
+
+class _OnLatents:
+    """A probe of the method, shown latents where it expects inputs."""
+
+    def __init__(self, probe: Probe) -> None:
+        self.probe, self.name = probe, probe.name
+
+    def __call__(self, learner: Any, stream: Stream, task: Task, rng: Randomness) -> Finding:
+        return self.probe(learner.inner, _LatentStream(learner, stream), learner._latent(task), rng)
+
+
+class _LatentStream:
+    """The stream as a probe of the method sees it: its tests are latents, computed as they are read."""
+
+    def __init__(self, learner: FrozenBackbone, stream: Stream) -> None:
+        self.spec = learner.latent_spec
+        shape, limit = learner.latent_spec.input_shape, learner.memory_limit
+        self.tests = [
+            replace(test, rows=LatentRows(test.rows, learner._encode, shape, limit, keep=False)) for test in stream.tests
+        ]
+
+
+class _PretrainedOn:
+    """Says what the backbone was trained on, and warns where that was the stream's own data."""
+
+    name = "pretrained-backbone"
+
+    def __call__(self, learner: Any, stream: Stream, task: Task, rng: Randomness) -> Finding:
+        if task.index > 0:
+            return Finding()
+        message = learner.pretrained.overlap(stream.spec, stream.checksums)
+        return Finding(warnings=(message,) if message else ())
+
+
+@dataclass(eq=False, repr=False)
+class LatentReplay(FrozenBackbone):
+    """Replay of stored latents behind a frozen backbone (Pellegrini et al. 2020, arXiv 1912.01100, with the layers below the cut frozen)."""
+
+    method: Annotated[
+        Learner, Field(description="how latents are kept and rehearsed; its solver left at None: what lies above the cut")
+    ] = field(default_factory=Replay)
+
+
+@dataclass(eq=False, repr=False)
+class GenerativeLatentReplay(FrozenBackbone):
+    """Replay of generated latents behind a frozen backbone: nothing raw is kept, and no latent either.
+
+    Source: Armstrong, Thakur and Clifton, "Generative Latent Replay for Continual Learning", with features taken after training and
+    in evaluation mode, a density for each class of each task, drawn anew at every step.
+    """
+
+    method: Annotated[
+        Learner, Field(description="generator of latents and how it is rehearsed; its solver left at None: what lies above the cut")
+    ] = field(default_factory=lambda: GenerativeReplay(generator=Densities(), labels="condition"))

@@ -1,0 +1,141 @@
+"""The diagonal of the Fisher information of a classifier: the mean, over rows, of squared gradients of log p."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from reverie.nn.networks import Head, Linear
+from reverie.solvers.outputs import log_probabilities
+from reverie.types import Batch
+
+FisherLabels = Literal["exact", "sampled", "empirical"]
+
+ROW_GRADIENT_BYTES = 1 << 26  # of gradients a row that are held at once
+
+
+def fisher_diagonal(
+    module: nn.Module,
+    batches: Iterable[Batch],
+    groups: Tensor | None,
+    labels: FisherLabels,
+    draw: torch.Generator,
+) -> dict[str, Tensor]:
+    """Mean over rows of (d log p(label | row) / d theta_i)^2, for every trained weight by name; in evaluation mode.
+
+    p: the softmax of the row's own group, which is that of its label. labels: "exact", the mean over all labels of the
+    group, each as likely as p says; "sampled", one label drawn from p by ``draw``, a CPU generator; "empirical", the row's own.
+    """
+    module.eval()
+    total = {name: torch.zeros_like(weight) for name, weight in module.named_parameters() if weight.requires_grad}
+    rows = 0
+    for batch in batches:
+        rows += len(batch)
+        for name, squares in _summed_squares(module, batch, groups, labels, draw, total):
+            total[name] += squares
+    return {name: value / rows for name, value in total.items()}
+
+
+def directions(
+    scores: Tensor, y: Tensor, groups: Tensor | None, labels: FisherLabels, draw: torch.Generator
+) -> Iterator[Tensor]:
+    """(B, outputs) each, detached: v with J^T v = sqrt(q_c) d log p_c / d theta for a label c of weight q_c, J = d scores / d theta.
+
+    Of the softmax d log p_c / d score_k = [k = c] - p_k, within the row's group.
+    """
+    inside = torch.ones_like(scores, dtype=torch.bool) if groups is None else groups == groups[y][:, None]
+    p = log_probabilities(scores.detach(), groups).exp() * inside
+    one_hot = torch.eye(scores.shape[1], device=scores.device)
+    if labels == "exact":
+        for c in inside.any(dim=0).nonzero().flatten().tolist():
+            yield p[:, [c]].sqrt() * (one_hot[c] - p)
+    else:
+        label = y if labels == "empirical" else torch.multinomial(p.cpu(), 1, generator=draw)[:, 0].to(y.device)
+        yield one_hot[label] - p
+
+
+def _summed_squares(
+    module: nn.Module,
+    batch: Batch,
+    groups: Tensor | None,
+    labels: FisherLabels,
+    draw: torch.Generator,
+    names: Iterable[str],
+) -> Iterator[tuple[str, Tensor]]:
+    """For each weight, the sum over rows and directions of its squared gradient.
+
+    A linear layer z = W a has the gradient delta a^T a row, so the sum of its squares is (delta^2)^T (a^2): one product, and no gradient a
+    row is held. All other weights go row by row, many rows at once (vmap).
+    """
+    assert batch.y is not None
+    scores, layers = _watched(module, batch.x)
+    outputs = [layer.output for layer in layers]
+    left = set(names) - {name for layer in layers for name in (layer.weight, layer.bias)}
+    for way in directions(scores, batch.y, groups, labels, draw):
+        if layers:
+            deltas = torch.autograd.grad(scores, outputs, way, retain_graph=True, materialize_grads=True)
+            for layer, delta in zip(layers, deltas, strict=True):
+                yield layer.weight, delta.square().T @ layer.squared_input
+                if layer.bias is not None:
+                    yield layer.bias, delta.square().sum(dim=0)
+        if left:
+            yield from _row_by_row(module, batch.x, way, left)
+
+
+def _row_by_row(module: nn.Module, x: Tensor, way: Tensor, names: set[str]) -> Iterator[tuple[str, Tensor]]:
+    every = {name: weight.detach() for name, weight in module.named_parameters()}
+    asked = {name: weight for name, weight in every.items() if name in names}
+
+    def score(weights: dict[str, Tensor], row: Tensor, way: Tensor) -> Tensor:
+        return (functional_call(module, {**every, **weights}, (row[None],))[0].float() * way).sum()
+
+    gradients = vmap(grad(score), in_dims=(None, 0, 0))
+    at_once = max(1, ROW_GRADIENT_BYTES // (4 * sum(weight.numel() for weight in asked.values())))
+    for rows, its_way in zip(x.split(at_once), way.split(at_once), strict=True):
+        for name, value in gradients(asked, rows, its_way).items():
+            yield name, value.square().sum(dim=0)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A linear layer in one forward pass: names of its weight and bias, squared input (B, in), output (B, out)."""
+
+    weight: str
+    bias: str | None
+    squared_input: Tensor
+    output: Tensor
+
+
+def _watched(module: nn.Module, x: Tensor) -> tuple[Tensor, list[_Seen]]:
+    """Scores (B, outputs), and the linear layers that each row met once, whose weights are all trained and no one else's."""
+    owners = Counter(id(weight) for _, weight in module.named_parameters(remove_duplicate=False))
+    calls: defaultdict[str, list[_Seen]] = defaultdict(list)
+    hooks = []
+
+    def watch(prefix: str, biased: bool) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            squares = inputs[0].detach().square()
+            calls[prefix].append(_Seen(f"{prefix}weight", f"{prefix}bias" if biased else None, squares, output))
+            return output.clone()  # an activation in place may follow
+
+        return note
+
+    for name, layer in module.named_modules():
+        own = dict(layer.named_parameters(recurse=False))
+        alone = all(weight.requires_grad and owners[id(weight)] == 1 for weight in own.values())
+        if type(layer) in (nn.Linear, Linear, Head) and alone and {"weight"} <= own.keys() <= {"weight", "bias"}:
+            hooks.append(layer.register_forward_hook(watch(f"{name}." if name else "", "bias" in own)))
+    try:
+        with torch.enable_grad():
+            scores = module(x).float()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    once = [seen[0] for seen in calls.values() if len(seen) == 1]
+    return scores, [layer for layer in once if layer.output.dim() == 2 and len(layer.output) == len(x)]

@@ -1,0 +1,103 @@
+"""Counts, means and scatter of classes, added up batch by batch: the same numbers in any order and however the rows are divided."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from reverie.checks import OptionsError
+from reverie.types import State
+
+Scatter = Literal["none", "pooled", "each"]
+
+
+class Moments:
+    """Of ``outputs`` classes of vectors (d,), in float64 (products of float32 rows in float32).
+
+    counts (outputs,), means (outputs, d); scatter: sums of outer products of rows centred on their class's mean, for all classes
+    together (pooled, (d, d)), for each (outputs, d, d), or none. Two merge exactly (Chan, Golub and LeVeque 1979).
+    """
+
+    def __init__(self, width: int, outputs: int, scatter: Scatter, device: torch.device | str = "cpu") -> None:
+        self.kind = scatter
+        self.counts = torch.zeros(outputs, dtype=torch.float64, device=device)
+        self.means = torch.zeros(outputs, width, dtype=torch.float64, device=device)
+        shape = {"none": (0,), "pooled": (width, width), "each": (outputs, width, width)}[scatter]
+        self.scatter = torch.zeros(shape, dtype=torch.float64, device=device)
+
+    @property
+    def width(self) -> int:
+        return self.means.shape[1]
+
+    def grow(self, outputs: int) -> None:
+        more = outputs - len(self.counts)
+        if more > 0:
+            self.counts = torch.cat([self.counts, self.counts.new_zeros(more)])
+            self.means = torch.cat([self.means, self.means.new_zeros(more, self.width)])
+            if self.kind == "each":
+                self.scatter = torch.cat([self.scatter, self.scatter.new_zeros(more, self.width, self.width)])
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """x (B, d), y (B,) int64."""
+        counts = torch.zeros_like(self.counts).index_add_(0, y, torch.ones_like(y, dtype=torch.float64))
+        sums = torch.zeros_like(self.means).index_add_(0, y, x.double())
+        means = sums / counts.clamp(min=1)[:, None]
+        if self.kind != "none":
+            centred = x - means.to(x.dtype)[y]
+            if self.kind == "pooled":
+                self.scatter += centred.T @ centred
+            else:
+                for c in y.unique().tolist():
+                    mine = centred[y == c]
+                    self.scatter[c] += mine.T @ mine
+        self._join(counts, means)
+
+    def merge(self, other: Moments) -> None:
+        """Adds what another has seen. Raises OptionsError for other widths, classes or kinds."""
+        mine, theirs = (self.kind, *self.means.shape), (other.kind, *other.means.shape)
+        if mine != theirs:
+            words = "scatter {}, {} classes, width {}".format
+            order = ((k, c, w) for k, c, w in (mine, theirs))
+            raise OptionsError(
+                "these statistics cannot be merged: " + " and ".join(words(*each) for each in order) + "; fit both on latents of one cut"
+            )
+        if self.kind != "none":
+            self.scatter += other.scatter
+        self._join(other.counts, other.means)
+
+    def _join(self, counts: Tensor, means: Tensor) -> None:
+        """Counts and means of the union, and what the distance between both means adds to the scatter."""
+        total = self.counts + counts
+        apart = means - self.means
+        weight = counts / total.clamp(min=1)
+        if self.kind != "none":
+            between = apart * (self.counts * weight).sqrt()[:, None]
+            touched = ((self.counts > 0) & (counts > 0)).nonzero().flatten()
+            if self.kind == "pooled" and len(touched):
+                self.scatter += between[touched].T @ between[touched]
+            for c in touched.tolist() if self.kind == "each" else ():
+                self.scatter[c] += torch.outer(between[c], between[c])
+        self.means = self.means + weight[:, None] * apart
+        self.counts = total
+
+    def covariance(self, correction: int = 0) -> Tensor:
+        """Pooled within-class (d, d), or of each class (outputs, d, d)."""
+        if self.kind == "pooled":
+            return self.scatter / max(float(self.counts.sum()) - correction, 1.0)
+        return self.scatter / (self.counts - correction).clamp(min=1)[:, None, None]
+
+    def num_bytes(self) -> int:
+        """Of all numbers that have to be kept; a symmetric scatter counts as its triangle."""
+        d = self.width
+        triangles = {"none": 0, "pooled": 1, "each": len(self.counts)}[self.kind]
+        return 8 * (self.counts.numel() + self.means.numel() + triangles * d * (d + 1) // 2)
+
+    def state(self) -> State:
+        return {"counts": self.counts, "means": self.means, "scatter": self.scatter}
+
+    def load(self, state: State) -> None:
+        self.counts, self.means, self.scatter = (
+            state[name].to(self.counts.device).clone() for name in ("counts", "means", "scatter")
+        )

@@ -1,0 +1,98 @@
+"""Weights trained elsewhere, with what they were trained on: one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from reverie.checks import OptionsError, StorageError
+from reverie.storage import SCHEMA, check_schema
+from reverie.types import StreamSpec
+
+HEAD = "head."
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """path; weights by parameter name; about: ``solver`` (its options), ``stream``, ``classes``, ``data`` (checksums), ``accuracy``."""
+
+    path: Path
+    weights: Mapping[str, Tensor]
+    about: Mapping[str, Any]
+
+    def load_into(self, solver: Any) -> None:
+        """Copies all weights but the output layer's, whose classes are others. Raises OptionsError where they do not fit."""
+        module = solver.module
+        mine = {name: value for name, value in module.state_dict().items() if not name.startswith(HEAD)}
+        given = {name: value for name, value in self.weights.items() if not name.startswith(HEAD)}
+        wrong = [f"{name} is missing" for name in mine if name not in given]
+        wrong += [f"{name} belongs to no layer" for name in given if name not in mine]
+        wrong += [
+            f"{name} has shape {tuple(given[name].shape)}, the backbone needs {tuple(value.shape)}"
+            for name, value in mine.items()
+            if name in given and given[name].shape != value.shape
+        ]
+        if wrong:
+            shown = "; ".join(wrong[:4]) + (f"; and {len(wrong) - 4} more" if len(wrong) > 4 else "")
+            made = f" It was trained as {json.dumps(self.about['solver'])}." if "solver" in self.about else ""
+            raise OptionsError(
+                f"weights = {str(self.path)!r}: do not fit the backbone: {shown}.{made} Give the backbone the same options"
+            )
+        with torch.no_grad():
+            for name, value in mine.items():
+                value.copy_(given[name])
+
+    def overlap(self, spec: StreamSpec, checksums: Mapping[str, str]) -> str | None:
+        """A warning where the stream's classes are among those that the backbone was trained on."""
+        data = set(self.about.get("data", {}).values()) & set(checksums.values())
+        words = {str(c) for c in self.about.get("classes", ()) if isinstance(c, str) and not c.isdigit()}
+        shared = sorted(words & {str(c) for c in spec.classes})
+        trained = self.about.get("stream", "unknown data")
+        if data:
+            return (
+                f"the backbone was pretrained on {trained}, the very data of this stream: it has seen classes before their task, so "
+                "accuracies are not comparable with those of a backbone that has not"
+            )
+        if shared:
+            names = ", ".join(shared[:5])
+            return f"the backbone was pretrained on {trained}, which shares classes with this stream ({names}): accuracies are flattered"
+        return None
+
+
+def write_pretrained(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Raises StorageError; a file that was there stays until the new one is whole."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, partial, metadata={"reverie": json.dumps({"schema": SCHEMA, **about})})
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(f"cannot write {path}: {error}") from error
+
+
+def read_pretrained(path: Path) -> Pretrained:
+    """Raises StorageError for a file that is missing or is no safetensors file; one of another program has an empty ``about``."""
+    if not path.exists():
+        raise StorageError(f"weights = {str(path)!r}: there is no such file; reverie pretrain makes one")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = json.loads(metadata.get("reverie", "{}"))
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise StorageError(f"weights = {str(path)!r}: not a readable safetensors file ({error})") from error
+    if about:
+        check_schema(about.get("schema"), "the file of weights", path)
+    return Pretrained(path, weights, about)
+
+
