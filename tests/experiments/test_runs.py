@@ -356,6 +356,35 @@ def test_a_grid_gives_every_cell_and_skips_what_is_finished(tmp_path: Path, monk
     }
 
 
+def test_what_would_stop_a_later_cell_is_told_before_the_first_one_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = {"name": "buffer", "budget": 3, "unit": "items"}
+    learners = [{"name": "naive", "steps": 3}, {"name": "replay", "buffer": buffer}, {"name": "cumulative", "steps": 3}]
+    configs = [RunConfig.from_dict({"stream": BLOBS, "learner": learner}) for learner in learners]
+    cells = grid(configs, [0, 1], tmp_path)
+    reverie.run(BLOBS, {"name": "cumulative", "steps": 4}, seed=1, out=tmp_path / "cumulative-seed1")
+    (tmp_path / "naive-seed1").mkdir()
+    (tmp_path / "naive-seed1" / "thesis.tex").write_text("years of work")
+    before = files(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Naive, "step", lambda *arguments: pytest.fail("it trained"))
+        with pytest.raises(
+            OptionsError, match=r"^nothing was trained, for some of these runs cannot be made:"
+        ) as caught:
+            next(run_grid(cells))
+    told = str(caught.value).splitlines()[1:]
+    assert len(told) == 3
+    assert f"naive-seed1: {tmp_path / 'naive-seed1'} is not empty and holds no run" in told[0]
+    assert "replay-seed0, replay-seed1: budget = 3 items: holds 3 rows, fewer than the 4 classes" in told[1]
+    assert "cumulative-seed1: " in told[2]
+    assert "learner.steps: 4 -> 3" in told[2]
+    assert caught.value.exit_code == 2
+    assert files(tmp_path) == before
+    with pytest.raises(OptionsError, match="cannot be made: replay-seed0, replay-seed1: budget = 3 items"):
+        next(run_grid(cells, overwrite=True))
+
+
 def test_loading_says_when_the_newest_state_is_damaged(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     stream = {"name": "blobs", "tasks": 2, "rows_per_class": 12}

@@ -185,25 +185,37 @@ def run_config(
     part: Part | None = None,
 ) -> Run:
     """As ``run``, from a config; ``made`` and ``part`` stand in for a stream and learner that no file can describe."""
-    device = Device.named(config.device, config.precision)
+    with _threads(config.threads):
+        loop, config = _made(config, observer, made, part)
+        return _trained(loop, config, Path(out) if out is not None else None, overwrite)
+
+
+def check_config(config: RunConfig, out: str | Path, *, overwrite: bool = False) -> None:
+    """Raises what ``run_config`` would before it trains: for options, data, or another run in the folder. Writes nothing."""
+    with _threads(config.threads):
+        loop, config = _made(config)
+        _holds(Path(out), config, loop.stream, overwrite)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
     try:
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        return _run(config, out, device, overwrite, observer, made, part)
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
     finally:
         torch.set_num_threads(before)
 
 
-def _run(
+def _made(
     config: RunConfig,
-    out: str | Path | None,
-    device: Device,
-    overwrite: bool,
-    observer: Observer | None,
-    made: ArrayStream | None,
-    part: Part | None,
-) -> Run:
+    observer: Observer | None = None,
+    made: ArrayStream | None = None,
+    part: Part | None = None,
+) -> tuple[Loop, RunConfig]:
+    """Everything that a run needs, ready to train, and the config with all options resolved."""
+    device = Device.named(config.device, config.precision)
     config = replace(config, threads=torch.get_num_threads(), device=str(device))
     stream, config = _stream(config, made)
     learner: Any = part.clone() if part is not None else from_options(LEARNERS, config.learner)
@@ -213,8 +225,7 @@ def _run(
     config = replace(config, learner=to_options(learner))
     rng = Randomness(config.seed, device.torch_device)
     learner.build(stream.spec, rng, device)
-    loop = _loop(learner, stream, rng, device, config, observer)
-    return _trained(loop, config, Path(out) if out is not None else None, overwrite)
+    return _loop(learner, stream, rng, device, config, observer), config
 
 
 def _loop(
@@ -301,27 +312,32 @@ def _facts(config: RunConfig) -> dict[str, Any]:
 
 def _prepare(folder: Path, config: RunConfig, stream: Stream, device: Device, overwrite: bool) -> dict[str, Any] | None:
     """Readies the folder; returns the result if it already holds this run, finished. Never touches another run unless told to."""
-    path = folder / "config.yaml"
-    if path.exists():
-        there = read_yaml(path)
-        changes = [] if same_run(there, config.to_dict()) else differences(there, config.to_dict())[:6]
-        if not changes:
-            changes = _data_changes(folder, stream)
-        if not changes:
-            _describe(folder, stream, device)
-            return read_json(folder / "result.json", "the result") if _status(folder) == "complete" else None
-        if not overwrite:
-            changed = "; ".join(changes)
-            raise OptionsError(
-                f"{folder} holds another run ({changed}); choose another folder, or --overwrite to replace it"
-            )
-        clear(folder)
-    elif any(entry.name != ".lock" for entry in folder.iterdir()) and not overwrite:
-        raise OptionsError(f"{folder} is not empty and holds no run; choose another folder")
-    clear(folder)  # what a run that died early, or lost its config, left behind
+    if _holds(folder, config, stream, overwrite):
+        _describe(folder, stream, device)
+        return read_json(folder / "result.json", "the result") if _status(folder) == "complete" else None
+    clear(folder)  # another run, or what one that died early, or lost its config, left behind
     _describe(folder, stream, device)
-    config.write(path)  # last: a folder with a config has all the rest
+    config.write(folder / "config.yaml")  # last: a folder with a config has all the rest
     return None
+
+
+def _holds(folder: Path, config: RunConfig, stream: Stream, overwrite: bool) -> bool:
+    """Whether the folder holds this run already. Raises OptionsError where it holds something else that may not be replaced."""
+    path = folder / "config.yaml"
+    if not path.exists():
+        if not overwrite and folder.is_dir() and any(entry.name != ".lock" for entry in folder.iterdir()):
+            raise OptionsError(f"{folder} is not empty and holds no run; choose another folder")
+        return False
+    there = read_yaml(path)
+    changes = [] if same_run(there, config.to_dict()) else differences(there, config.to_dict())[:6]
+    if not changes:
+        changes = _data_changes(folder, stream)
+    if changes and not overwrite:
+        changed = "; ".join(changes)
+        raise OptionsError(
+            f"{folder} holds another run ({changed}); choose another folder, or --overwrite to replace it"
+        )
+    return not changes
 
 
 def _describe(folder: Path, stream: Stream, device: Device) -> None:
