@@ -304,6 +304,14 @@ def test_a_folder_of_arrays(tmp_path: Path) -> None:
     assert digests(same[0].train) == digests(stream[0].train)
 
 
+def test_arrays_are_tasks_by_themselves(tmp_path: Path) -> None:
+    write_tasks(tmp_path)
+    with pytest.raises(
+        DataError, match=r"tasks = 2: has no effect, for each of the 2 \.npz files is a task; leave it out"
+    ):
+        Folder(path=str(tmp_path), tasks=2).build("class", 0)
+
+
 def write_images(folder: Path, size: int = 3) -> None:
     for kind in ("train", "test"):
         for value, name in enumerate(("ant", "bee", "cow")):
