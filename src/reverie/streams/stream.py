@@ -447,9 +447,9 @@ def stratified(labels: np.ndarray, fraction: float, seed: int, *purpose: object)
 def _piece_from_arrays(name: str, arrays: Sequence[Any], test_fraction: float, seed: int) -> Piece:
     if len(arrays) not in (2, 4):
         raise DataError(f"{name}: {len(arrays)} arrays; give (x, y) or (x, y, x_test, y_test)")
-    x, y = _as_array(arrays[0]), _as_labels(arrays[1], name)
+    x, y = _as_array(arrays[0], name), _as_labels(arrays[1], name)
     if len(arrays) == 4:
-        test = Data(_as_array(arrays[2]), _as_labels(arrays[3], name))
+        test = Data(_as_array(arrays[2], name), _as_labels(arrays[3], name))
         return Piece(name, Data(x, y), test, _distinct(y))
     if not 0 < test_fraction < 1:
         raise DataError(
@@ -471,8 +471,20 @@ def _checksum(piece: Piece) -> str:
     return digest.hexdigest()
 
 
-def _as_array(x: Any) -> Any:
-    return x.detach().cpu() if isinstance(x, Tensor) else np.asarray(x)
+def _as_array(x: Any, name: str) -> Any:
+    """x as it can be looked at; which numbers are in it is checked with the rest. Raises DataError for anything but numbers."""
+    try:
+        made = x.detach().cpu() if isinstance(x, Tensor) else np.asarray(x)
+        array = made.numpy() if isinstance(made, Tensor) else made
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{name}: inputs are no array of numbers ({error}); all rows need one shape and type"
+        ) from error
+    if array.dtype.kind not in "biufc":
+        raise DataError(f"{name}: inputs of dtype {array.dtype}; expected numbers: try np.asarray(x, dtype='float32')")
+    if array.ndim == 0 or array.size == 0 < len(array):
+        raise DataError(f"{name}: inputs of shape {array.shape}; expected rows of at least one number, shape (N, ...)")
+    return made
 
 
 def _names(names: Sequence[str] | None, tasks: int) -> Sequence[str]:
@@ -482,7 +494,10 @@ def _names(names: Sequence[str] | None, tasks: int) -> Sequence[str]:
 
 
 def _as_labels(y: Any, name: str) -> np.ndarray:
-    labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    try:
+        labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{name}: labels are no array of integers or strings ({error}); expected one a row") from error
     if labels.dtype.kind == "S" or (labels.dtype.kind == "O" and all(isinstance(label, str) for label in labels.flat)):
         labels = labels.astype(str)
     if labels.ndim != 1:
