@@ -125,6 +125,13 @@ def test_a_stream_is_a_sequence_of_tasks() -> None:
         stream[2]
 
 
+def test_tasks_of_one_name_are_numbered_and_each_has_its_checksum() -> None:
+    stream = Stream.from_arrays([arrays([0, 1]), arrays([0, 1]), arrays([2, 3])], names=["a", "a", "a (2)"])
+    assert stream.spec.task_names == ("a", "a (3)", "a (2)")
+    assert tuple(stream.checksums) == stream.spec.task_names
+    assert len(set(stream.checksums.values())) == 3
+
+
 # ---------------------------------------------------------------------------------------- held-out rows
 
 

@@ -250,6 +250,8 @@ def assemble(
     problems = Problems()
     if not pieces:
         raise DataError("a stream needs at least one task; got none")
+    names = numbered([piece.name for piece in pieces])
+    pieces = [replace(piece, name=name) for piece, name in zip(pieces, names, strict=True)]
     scenarios = get_args(Scenario)
     problems.check(scenario in scenarios, f"scenario = {scenario!r}: no such scenario; {nearest(scenario, scenarios)}")
     problems.check(
@@ -490,7 +492,23 @@ def _as_array(x: Any, name: str) -> Any:
 def _names(names: Sequence[str] | None, tasks: int) -> Sequence[str]:
     if names is not None and len(names) != tasks:
         raise DataError(f"names = {list(names)}: {len(names)} names for {tasks} tasks; give one for each")
-    return names or [f"task {number + 1}" for number in range(tasks)]
+    return numbered(names or [f"task {number + 1}" for number in range(tasks)])
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """The names, with a number behind each that was there before, so that no two are the same.
+
+    >>> numbered(["mnist", "usps", "mnist"])
+    ['mnist', 'usps', 'mnist (2)']
+    """
+    found: list[str] = []
+    for name in names:
+        unique, number = name, 1
+        while unique in found or (number > 1 and unique in names):
+            number += 1
+            unique = f"{name} ({number})"
+        found.append(unique)
+    return found
 
 
 def _as_labels(y: Any, name: str) -> np.ndarray:
