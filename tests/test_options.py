@@ -124,7 +124,9 @@ def test_the_dictionary_given_is_not_changed() -> None:
 
 def test_a_function_from_python_is_written_as_what_it_is() -> None:
     assert to_options(Module(factory=len))["factory"] == "<len, given from Python>"
-    with pytest.raises(OptionsError, match=r"solver\.factory = '<len, given from Python>'"):
+    with pytest.raises(
+        OptionsError, match=r"solver\.factory = '<len, given from Python>': no file can hold it; repeat"
+    ):
         from_options(SOLVERS, to_options(Module(factory=len)))
 
 

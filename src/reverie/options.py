@@ -25,6 +25,8 @@ from reverie.checks import OptionsError, Problems, nearest
 
 PartType = TypeVar("PartType", bound="Part")
 
+FROM_PYTHON = ", given from Python>"  # ends what stands in a file for a function
+
 
 class Part:
     """Base of everything with options; subclasses are dataclasses (``eq=False``)."""
@@ -244,7 +246,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if callable(value):
-        return f"<{getattr(value, '__qualname__', type(value).__name__)}, given from Python>"
+        return f"<{getattr(value, '__qualname__', type(value).__name__)}{FROM_PYTHON}"
     return value
 
 
@@ -314,6 +316,11 @@ def _validate(
                 problems.add(f"{name}: this option has no default and must be given")
             else:
                 message = mistake["msg"][0].lower() + mistake["msg"][1:]
+                if isinstance(mistake["input"], str) and mistake["input"].endswith(FROM_PYTHON):
+                    message = (
+                        "no file can hold it; repeat the run from Python with the same one: reverie.run with out = its folder "
+                        "continues it, and reverie.load(folder, solver=...) opens it"
+                    )
                 text = f"{name} = {mistake['input']!r}: {message}"
                 if text not in problems.found:
                     problems.add(text)

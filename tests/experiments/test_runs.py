@@ -19,7 +19,7 @@ from reverie.experiments.grid import grid, run_grid
 from reverie.experiments.runs import Run
 from reverie.generators import GENERATORS
 from reverie.learners import GenerativeReplay, Naive
-from reverie.solvers import MLP
+from reverie.solvers import MLP, Module
 from reverie.streams import ArrayStream, Blobs
 from tests.tiny import differing, recommending
 
@@ -335,6 +335,29 @@ def test_a_solver_of_the_users_own(tmp_path: Path) -> None:
     run = reverie.run(BLOBS, Naive(solver=MLP(hidden=(5, 5)), steps=3), out=tmp_path / "run", threads=1)
     assert reverie.load(tmp_path / "run").learner.state()["solver"]["weights"]["head.weight"].shape == (4, 5)
     assert run.result["options"]["learner"]["solver"]["hidden"] == [5, 5]
+
+
+def two_layers(shape: tuple[int, ...]) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Linear(*shape, 5), torch.nn.ReLU())
+
+
+def test_a_network_of_the_users_own_is_continued_and_opened_from_python_alone(tmp_path: Path) -> None:
+    def again() -> Run:
+        return reverie.run(BLOBS, Naive(solver=Module(two_layers), steps=3), out=tmp_path / "run", threads=1)
+
+    first = again()
+    assert again().result == json.loads(json.dumps(dict(first.result)))
+    message = r"factory = '<two_layers, given from Python>': no file can hold it; .*reverie\.run with out = its folder"
+    for door in (reverie.resume, reverie.load):
+        with pytest.raises(OptionsError, match=message):
+            door(tmp_path / "run")
+    solver = Module(two_layers)
+    loaded = reverie.load(tmp_path / "run", solver=solver)
+    x = np.random.default_rng(0).random((9, 6), dtype=np.float32)
+    assert torch.equal(loaded.scores(x), first.scores(x))
+    reverie.load(tmp_path / "run", solver=solver)  # the solver given is a description, like a learner's
+    assert torch.equal(loaded.scores(x), first.scores(x))
+    assert not hasattr(solver, "network")
 
 
 # ---------------------------------------------------------------------------------------------- grids

@@ -259,17 +259,25 @@ def resume(folder: str | Path, observer: Observer | None = None, **changes: Any)
     return run_config(replace(config, **changes), folder, observer=observer)
 
 
-def load(folder: str | Path, device: str = "cpu", warn: Callable[[str], None] = warnings.warn) -> Run:
+def load(
+    folder: str | Path,
+    device: str = "cpu",
+    warn: Callable[[str], None] = warnings.warn,
+    *,
+    solver: Part | None = None,
+) -> Run:
     """A saved run, ready to predict and sample; no training data are read.
 
-    warn: is told when the newest state is damaged and the one before it is used. Raises StorageError when none is whole.
+    warn: is told when the newest state is damaged and the one before it is used. solver: stands in for the config's where no file
+    can hold it, as a ``Module`` with the factory that the run was trained with. Raises StorageError when no state is whole.
     """
     folder = Path(folder)
     config = read_yaml(folder / "config.yaml")
     result = read_json(folder / "result.json", "the result")
     spec = spec_from_dict(read_json(folder / "stream.json", "the stream's description"))
     place = Device.named(device, config["precision"])
-    learner: Any = from_options(LEARNERS, config["learner"])
+    given = {} if solver is None else {"solver": solver.clone()}
+    learner: Any = from_options(LEARNERS, {**config["learner"], **given})
     rng = Randomness(config["seed"], place.torch_device)
     learner.build(spec, rng, place)
     state = checkpoint_state(folder, warn)
