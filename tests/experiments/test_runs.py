@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 
 import reverie
 from reverie.checks import DataError, NotReadyError, OptionsError, StorageError
+from reverie.engine import Interrupted
 from reverie.experiments.config import RunConfig, read_yaml
 from reverie.experiments.grid import grid, run_grid
 from reverie.experiments.runs import Run
@@ -358,6 +360,42 @@ def test_a_network_of_the_users_own_is_continued_and_opened_from_python_alone(tm
     reverie.load(tmp_path / "run", solver=solver)  # the solver given is a description, like a learner's
     assert torch.equal(loaded.scores(x), first.scores(x))
     assert not hasattr(solver, "network")
+
+
+def rows(*labels: str) -> tuple[np.ndarray, np.ndarray]:
+    return np.random.default_rng(0).random((24, 6), dtype=np.float32), np.repeat(labels, 24 // len(labels))
+
+
+@pytest.mark.parametrize("given", ["stream", "network", "one more task"])
+def test_ctrl_c_names_the_way_that_works_where_files_do_not_suffice(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+
+    def call() -> Run:
+        if given == "network":
+            return reverie.run(BLOBS, Naive(solver=Module(two_layers), steps=6), out=out, threads=1)
+        stream, learner = ArrayStream.from_arrays([rows("cat", "dog")]), Naive(solver=MLP(hidden=(5,)), steps=6)
+        if given == "stream":
+            return reverie.run(stream, learner, out=out, threads=1)
+        return reverie.run(stream, learner, threads=1).learn(*rows("eel", "fox"), out=out)
+
+    count = []
+
+    def step(self: Any, phase: Any, batch: Any, real: Any = Naive.step) -> Any:
+        if self.task == (1 if given == "one more task" else 0):
+            count.append(phase)
+        if len(count) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, phase, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Naive, "step", step)
+        with pytest.raises(Interrupted, match=f"saved, the same call from Python with out = {out} continues"):
+            call()
+    assert json.loads((out / "result.json").read_text())["cost"]["steps"] == 4
+    result = call().result
+    assert (result["status"], result["cost"]["steps"]) == ("complete", 12 if given == "network" else 6)
 
 
 # ---------------------------------------------------------------------------------------------- grids

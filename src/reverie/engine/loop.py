@@ -81,7 +81,10 @@ def batches(
 
 
 class Loop:
-    """Trains ``learner`` on ``stream``. With a folder it saves as it goes and continues from what is there."""
+    """Trains ``learner`` on ``stream``. With a folder it saves as it goes and continues from what is there.
+
+    from_files: whether the folder's files say all that is needed to continue, so that ``reverie resume`` can.
+    """
 
     def __init__(
         self,
@@ -92,11 +95,13 @@ class Loop:
         record: Record,
         settings: Settings,
         observer: Observer | None = None,
+        from_files: bool = True,
     ) -> None:
         self.learner, self.stream = learner, stream
         self.rng, self.device = rng, device
         self.record, self.settings = record, settings
         self.observer: Observer = observer or Silent()
+        self.from_files = from_files
         self.tests = tuple(stream.tests)
         self.cursor = Cursor()
         self.saved_at = time.monotonic()
@@ -233,12 +238,12 @@ class Loop:
 
     def _save_and_stop_if_asked(self) -> None:
         self.save()
-        if self.stop and self.record.folder is None:
+        folder = self.record.folder
+        if self.stop and folder is None:
             raise Interrupted("stopped on request; nothing was saved, for this run has no folder")
         if self.stop:
-            raise Interrupted(
-                f"stopped on request; everything so far is saved, reverie resume {self.record.folder} continues"
-            )
+            how = f"reverie resume {folder}" if self.from_files else f"the same call from Python with out = {folder}"
+            raise Interrupted(f"stopped on request; everything so far is saved, {how} continues")
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:

@@ -22,7 +22,7 @@ from reverie.device import Device
 from reverie.engine import Cursor, Loop, Observer, Record, checkpoint_state, environment
 from reverie.experiments.config import RunConfig, differences, read_yaml, same_run
 from reverie.learners import LEARNERS, with_recommended
-from reverie.options import Part, from_options, to_options
+from reverie.options import FROM_PYTHON, Part, from_options, to_options
 from reverie.seeding import Position, Randomness
 from reverie.storage import read_json, write_json
 from reverie.streams import STREAMS, ArrayStream
@@ -231,7 +231,8 @@ def _made(
 def _loop(
     learner: Any, stream: ArrayStream, rng: Randomness, device: Device, config: RunConfig, observer: Observer | None
 ) -> Loop:
-    return Loop(learner, stream, rng, device, Record(None, _facts(config)), config.settings(), observer)
+    from_files = not config.stream.get("given") and FROM_PYTHON not in str(config.learner)
+    return Loop(learner, stream, rng, device, Record(None, _facts(config)), config.settings(), observer, from_files)
 
 
 def _trained(loop: Loop, config: RunConfig, folder: Path | None, overwrite: bool, start: Cursor | None = None) -> Run:
