@@ -226,6 +226,18 @@ def merged(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, An
     return result
 
 
+def differences(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "") -> list[str]:
+    """The options in which two dictionaries differ, as ``name: old -> new``."""
+    found = []
+    for key in sorted({*a, *b}):
+        name = f"{path}{key}"
+        if isinstance(a.get(key), dict) and isinstance(b.get(key), dict):
+            found += differences(a[key], b[key], f"{name}.")
+        elif a.get(key) != b.get(key):
+            found.append(f"{name}: {a.get(key)} -> {b.get(key)}")
+    return found
+
+
 def resolved(part: PartType, values: Mapping[str, Any]) -> PartType:
     """A copy in which every option left at None, however deep, takes the value of that name in ``values``, if any."""
     params = part.get_params(deep=False)

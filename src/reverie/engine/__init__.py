@@ -1,7 +1,17 @@
 """The loop, evaluation and the record of a run; it imports no learner."""
 
 from reverie.engine.evaluation import Accuracies, evaluate
-from reverie.engine.loop import Cursor, Interrupted, Loop, Observer, Settings, Silent, batches, checkpoint_state
+from reverie.engine.loop import (
+    Cursor,
+    Interrupted,
+    Loop,
+    Observer,
+    Settings,
+    Silent,
+    batches,
+    checkpoint_state,
+    restore,
+)
 from reverie.engine.record import Record, environment
 
 __all__ = [
@@ -17,4 +27,5 @@ __all__ = [
     "checkpoint_state",
     "environment",
     "evaluate",
+    "restore",
 ]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from reverie.checks import DataError, NotReadyError, OptionsError, StorageError
 from reverie.device import Device
-from reverie.engine import Cursor, Loop, Observer, Record, checkpoint_state, environment
+from reverie.engine import Cursor, Loop, Observer, Record, checkpoint_state, environment, restore
 from reverie.experiments.config import RunConfig, differences, read_yaml, same_run
 from reverie.learners import LEARNERS, with_recommended
 from reverie.options import FROM_PYTHON, Part, from_options, to_options
@@ -251,7 +251,8 @@ def _trained(loop: Loop, config: RunConfig, folder: Path | None, overwrite: bool
 def resume(folder: str | Path, observer: Observer | None = None, **changes: Any) -> Run:
     """Continues the run in ``folder``, or returns it if it is complete. changes: data_dir, checkpoint_seconds, checkpoint_steps."""
     folder = Path(folder)
-    if "given" in (read_yaml(folder / "config.yaml").get("stream") or ()):
+    stream = read_yaml(folder / "config.yaml").get("stream")
+    if isinstance(stream, Mapping) and "given" in stream:
         raise OptionsError(
             f"{folder}: its stream was made in Python, which no file can describe; call reverie.run with the same stream, learner and "
             "seed and out = this folder, which continues the run"
@@ -282,7 +283,7 @@ def load(
     rng = Randomness(config["seed"], place.torch_device)
     learner.build(spec, rng, place)
     state = checkpoint_state(folder, warn)
-    learner.load(state["learner"])
+    restore(learner, state, {"learner": config["learner"], "seed": config["seed"]}, folder)
     rng.position = Position(spec.tasks)
     return Run(
         folder, result, learner, spec, place, {key: value for key, value in config.items() if key != "schema"}, rng
@@ -337,7 +338,12 @@ def _holds(folder: Path, config: RunConfig, stream: Stream, overwrite: bool) -> 
         if not overwrite and folder.is_dir() and any(entry.name != ".lock" for entry in folder.iterdir()):
             raise OptionsError(f"{folder} is not empty and holds no run; choose another folder")
         return False
-    there = read_yaml(path)
+    try:
+        there = read_yaml(path)
+    except StorageError as error:
+        if overwrite:
+            return False
+        raise StorageError(f"{error}; choose another folder, or --overwrite to replace what is there") from error
     changes = [] if same_run(there, config.to_dict()) else differences(there, config.to_dict())[:6]
     if not changes:
         changes = _data_changes(folder, stream)
