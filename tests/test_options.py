@@ -124,7 +124,9 @@ def test_the_dictionary_given_is_not_changed() -> None:
 
 def test_a_function_from_python_is_written_as_what_it_is() -> None:
     assert to_options(Module(factory=len))["factory"] == "<len, given from Python>"
-    with pytest.raises(OptionsError, match=r"solver\.factory = '<len, given from Python>'"):
+    with pytest.raises(
+        OptionsError, match=r"solver\.factory = '<len, given from Python>': no file can hold it; repeat"
+    ):
         from_options(SOLVERS, to_options(Module(factory=len)))
 
 
@@ -180,6 +182,21 @@ def test_all_mistakes_come_at_once_with_dotted_names_and_near_names() -> None:
         (STREAMS, {"name": "split", "validation_fraction": 1}, "validation_fraction = 1: .*less than 1"),
         (STREAMS, {"name": "rotated", "tasks": 3, "angles": [0, 90]}, r"2 angles for 3 tasks"),
         (STREAMS, {"name": "rotated", "tasks": 2, "angles": [0, 700]}, r"angles = \[700.*between -360 and 360"),
+        (
+            STREAMS,
+            {"name": "rotated", "tasks": 2, "angles": [0, 90], "max_angle": 90},
+            "max_angle = 90: has no effect where angles are given; give one of the two",
+        ),
+        (
+            GENERATORS,
+            {"name": "vae", "channels": [8, 16]},
+            r"channels = \(8, 16\): has no effect with architecture = 'mlp'; set architecture = 'conv' or leave it out",
+        ),
+        (
+            GENERATORS,
+            {"name": "wgan-gp", "channels": [8]},
+            r"channels = \(8,\): has no effect with architecture = 'mlp'",
+        ),
         (STREAMS, {"name": "sequence", "datasets": []}, "datasets = .*at least 1 item"),
         (LEARNERS, {"name": "replay", "importance": 0.0}, "importance = 0.0: .*greater than 0"),
         (LEARNERS, {"name": "replay", "importance": 1.5}, "importance = 1.5: .*less than or equal to 1"),

@@ -25,6 +25,8 @@ from reverie.checks import OptionsError, Problems, nearest
 
 PartType = TypeVar("PartType", bound="Part")
 
+FROM_PYTHON = ", given from Python>"  # ends what stands in a file for a function
+
 
 class Part:
     """Base of everything with options; subclasses are dataclasses (``eq=False``)."""
@@ -228,6 +230,18 @@ def merged(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, An
     return result
 
 
+def differences(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "") -> list[str]:
+    """The options in which two dictionaries differ, as ``name: old -> new``."""
+    found = []
+    for key in sorted({*a, *b}):
+        name = f"{path}{key}"
+        if isinstance(a.get(key), dict) and isinstance(b.get(key), dict):
+            found += differences(a[key], b[key], f"{name}.")
+        elif a.get(key) != b.get(key):
+            found.append(f"{name}: {a.get(key)} -> {b.get(key)}")
+    return found
+
+
 def resolved(part: PartType, values: Mapping[str, Any]) -> PartType:
     """A copy in which every option left at None, however deep, takes the value of that name in ``values``, if any."""
     params = part.get_params(deep=False)
@@ -249,7 +263,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if callable(value):
-        return f"<{getattr(value, '__qualname__', type(value).__name__)}, given from Python>"
+        return f"<{getattr(value, '__qualname__', type(value).__name__)}{FROM_PYTHON}"
     return value
 
 
@@ -319,6 +333,11 @@ def _validate(
                 problems.add(f"{name}: this option has no default and must be given")
             else:
                 message = mistake["msg"][0].lower() + mistake["msg"][1:]
+                if isinstance(mistake["input"], str) and mistake["input"].endswith(FROM_PYTHON):
+                    message = (
+                        "no file can hold it; repeat the run from Python with the same one: reverie.run with out = its folder "
+                        "continues it, and reverie.load(folder, solver=...) opens it"
+                    )
                 text = f"{name} = {mistake['input']!r}: {message}"
                 if text not in problems.found:
                     problems.add(text)

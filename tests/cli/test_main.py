@@ -243,6 +243,15 @@ def test_a_grid_of_learners_and_seeds(command: Command, tmp_path: Path, monkeypa
     assert json.loads(again.out) == results
 
 
+def test_a_conflict_in_a_later_run_of_a_grid_is_told_at_once(command: Command, tmp_path: Path) -> None:
+    words = ["run", *TINY, *SMALL, "--out", tmp_path, "--learner", "naive", "replay"]
+    budget = ["--learner.buffer.budget", "3", "--learner.buffer.unit", "items"]
+    answer = command(*words, *budget)
+    assert answer.code == BAD_USAGE
+    assert "replay: budget = 3 items: holds 3 rows, fewer than the 4 classes" in answer.err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failed_run_exits_1_and_says_where(command: Command, tmp_path: Path) -> None:
     optimiser = ["--learner.solver.optimiser", "sgd", "--learner.solver.optimiser.learning_rate", "1e30"]
     words = ["run", *TINY, "--learner", "naive", "--learner.solver", "mlp", *optimiser, "--learner.steps", "60"]

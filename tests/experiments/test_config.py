@@ -214,6 +214,12 @@ def test_no_two_cells_share_a_folder() -> None:
     assert len(set(names)) == len(names) == 6
 
 
+def test_all_wrong_seeds_of_a_grid_are_told_at_once() -> None:
+    with pytest.raises(OptionsError, match=r"(?s)seed = -1: .*seed = -2: ") as caught:
+        grid(configs("naive", "replay"), [-1, 0, -2], Path("out"))
+    assert len(str(caught.value).splitlines()) == 3
+
+
 def test_cells_carry_their_seed_and_their_options() -> None:
     cells = grid(configs("naive", {"name": "replay", "importance": 0.5}), [4, 7], Path("out"))
     assert [cell.config.seed for cell in cells] == [4, 7, 4, 7]

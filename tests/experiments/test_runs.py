@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,13 @@ import torch
 
 import reverie
 from reverie.checks import DataError, NotReadyError, OptionsError, StorageError
+from reverie.engine import Interrupted
 from reverie.experiments.config import RunConfig, read_yaml
 from reverie.experiments.grid import grid, run_grid
 from reverie.experiments.runs import Run
 from reverie.generators import GENERATORS
 from reverie.learners import GenerativeReplay, Naive
-from reverie.solvers import MLP
+from reverie.solvers import MLP, Module
 from reverie.streams import ArrayStream, Blobs
 from tests.tiny import differing, recommending
 
@@ -337,6 +339,65 @@ def test_a_solver_of_the_users_own(tmp_path: Path) -> None:
     assert run.result["options"]["learner"]["solver"]["hidden"] == [5, 5]
 
 
+def two_layers(shape: tuple[int, ...]) -> torch.nn.Module:
+    return torch.nn.Sequential(torch.nn.Linear(*shape, 5), torch.nn.ReLU())
+
+
+def test_a_network_of_the_users_own_is_continued_and_opened_from_python_alone(tmp_path: Path) -> None:
+    def again() -> Run:
+        return reverie.run(BLOBS, Naive(solver=Module(two_layers), steps=3), out=tmp_path / "run", threads=1)
+
+    first = again()
+    assert again().result == json.loads(json.dumps(dict(first.result)))
+    message = r"factory = '<two_layers, given from Python>': no file can hold it; .*reverie\.run with out = its folder"
+    for door in (reverie.resume, reverie.load):
+        with pytest.raises(OptionsError, match=message):
+            door(tmp_path / "run")
+    solver = Module(two_layers)
+    loaded = reverie.load(tmp_path / "run", solver=solver)
+    x = np.random.default_rng(0).random((9, 6), dtype=np.float32)
+    assert torch.equal(loaded.scores(x), first.scores(x))
+    reverie.load(tmp_path / "run", solver=solver)  # the solver given is a description, like a learner's
+    assert torch.equal(loaded.scores(x), first.scores(x))
+    assert not hasattr(solver, "network")
+
+
+def rows(*labels: str) -> tuple[np.ndarray, np.ndarray]:
+    return np.random.default_rng(0).random((24, 6), dtype=np.float32), np.repeat(labels, 24 // len(labels))
+
+
+@pytest.mark.parametrize("given", ["stream", "network", "one more task"])
+def test_ctrl_c_names_the_way_that_works_where_files_do_not_suffice(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+
+    def call() -> Run:
+        if given == "network":
+            return reverie.run(BLOBS, Naive(solver=Module(two_layers), steps=6), out=out, threads=1)
+        stream, learner = ArrayStream.from_arrays([rows("cat", "dog")]), Naive(solver=MLP(hidden=(5,)), steps=6)
+        if given == "stream":
+            return reverie.run(stream, learner, out=out, threads=1)
+        return reverie.run(stream, learner, threads=1).learn(*rows("eel", "fox"), out=out)
+
+    count = []
+
+    def step(self: Any, phase: Any, batch: Any, real: Any = Naive.step) -> Any:
+        if self.task == (1 if given == "one more task" else 0):
+            count.append(phase)
+        if len(count) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, phase, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Naive, "step", step)
+        with pytest.raises(Interrupted, match=f"saved, the same call from Python with out = {out} continues"):
+            call()
+    assert json.loads((out / "result.json").read_text())["cost"]["steps"] == 4
+    result = call().result
+    assert (result["status"], result["cost"]["steps"]) == ("complete", 12 if given == "network" else 6)
+
+
 # ---------------------------------------------------------------------------------------------- grids
 
 
@@ -354,6 +415,35 @@ def test_a_grid_gives_every_cell_and_skips_what_is_finished(tmp_path: Path, monk
     assert {cell.title: result["accuracy"] for cell, result in run_grid(cells)} == {
         title: result["accuracy"] for title, result in results.items()
     }
+
+
+def test_what_would_stop_a_later_cell_is_told_before_the_first_one_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffer = {"name": "buffer", "budget": 3, "unit": "items"}
+    learners = [{"name": "naive", "steps": 3}, {"name": "replay", "buffer": buffer}, {"name": "cumulative", "steps": 3}]
+    configs = [RunConfig.from_dict({"stream": BLOBS, "learner": learner}) for learner in learners]
+    cells = grid(configs, [0, 1], tmp_path)
+    reverie.run(BLOBS, {"name": "cumulative", "steps": 4}, seed=1, out=tmp_path / "cumulative-seed1")
+    (tmp_path / "naive-seed1").mkdir()
+    (tmp_path / "naive-seed1" / "thesis.tex").write_text("years of work")
+    before = files(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Naive, "step", lambda *arguments: pytest.fail("it trained"))
+        with pytest.raises(
+            OptionsError, match=r"^nothing was trained, for some of these runs cannot be made:"
+        ) as caught:
+            next(run_grid(cells))
+    told = str(caught.value).splitlines()[1:]
+    assert len(told) == 3
+    assert f"naive-seed1: {tmp_path / 'naive-seed1'} is not empty and holds no run" in told[0]
+    assert "replay-seed0, replay-seed1: budget = 3 items: holds 3 rows, fewer than the 4 classes" in told[1]
+    assert "cumulative-seed1: " in told[2]
+    assert "learner.steps: 4 -> 3" in told[2]
+    assert caught.value.exit_code == 2
+    assert files(tmp_path) == before
+    with pytest.raises(OptionsError, match="cannot be made: replay-seed0, replay-seed1: budget = 3 items"):
+        next(run_grid(cells, overwrite=True))
 
 
 def test_loading_says_when_the_newest_state_is_damaged(tmp_path: Path) -> None:

@@ -79,7 +79,9 @@ def test_ledoit_wolf_equals_scikit_learn(n: int, d: int, dtype: torch.dtype) -> 
     z = rows(n, d).to(dtype)
     centred = z - z.mean(0)
     ours = shrinkage_weight(centred.T @ centred / n, centred, "ledoit-wolf")
-    assert ours == pytest.approx(ledoit_wolf_shrinkage(z.double().numpy()), rel=1e-9 if dtype == torch.float64 else 1e-4)
+    assert ours == pytest.approx(
+        ledoit_wolf_shrinkage(z.double().numpy()), rel=1e-9 if dtype == torch.float64 else 1e-4
+    )
 
 
 @pytest.mark.parametrize(("n", "d"), [(5, 20), (50, 6), (400, 3), (30, 30)])
@@ -209,7 +211,9 @@ def test_cholesky_of_a_matrix_that_has_none() -> None:
 
 
 def test_options_that_contradict_one_another() -> None:
-    with pytest.raises(OptionsError, match=r"shrinkage = 'oas': shapes a full covariance, covariance = 'diagonal' has none"):
+    with pytest.raises(
+        OptionsError, match=r"shrinkage = 'oas': shapes a full covariance, covariance = 'diagonal' has none"
+    ):
         Gaussian(covariance="diagonal", shrinkage="oas")
     with pytest.raises(OptionsError, match=r"shrinkage = 1\.5"):
         Gaussian(shrinkage=1.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -39,9 +40,7 @@ def start_of(z: Tensor, k: int, form: Any, floor: float) -> Mixture:
 
 
 def sklearn_from(start: Mixture, floor: float, iterations: int) -> reference.GaussianMixture:
-    precisions = (
-        1 / start.covariance if start.form in ("spherical", "diagonal") else torch.linalg.inv(start.covariance)
-    )
+    precisions = 1 / start.covariance if start.form in ("spherical", "diagonal") else torch.linalg.inv(start.covariance)
     return reference.GaussianMixture(
         len(start.weights),
         covariance_type={"diagonal": "diag"}.get(start.form, start.form),
@@ -97,7 +96,7 @@ def test_log_likelihood_never_falls(form: str) -> None:
     start = start_of(z, 5, form, 1e-9)
     _, trace = expectation_maximisation(z, start, 1e-9, 0.0, 40)
     assert len(trace) > 10
-    assert all(after >= before - 1e-9 for before, after in zip(trace[:-1], trace[1:], strict=True))
+    assert all(after >= before - 1e-9 for before, after in pairwise(trace))
 
 
 @every_form

@@ -215,7 +215,8 @@ def test_it_learns_where_the_rows_are() -> None:
 @pytest.mark.parametrize("architecture", ["mlp", "conv"])
 @pytest.mark.parametrize("conditional", [False, True])
 def test_shapes_and_range(shape: tuple[int, ...], architecture: Any, conditional: bool) -> None:
-    options = {"architecture": architecture, "conditional": conditional, "channels": (4, 8)}
+    options = {"architecture": architecture, "conditional": conditional}
+    options |= {"channels": (4, 8)} if architecture == "conv" else {}
     if architecture == "conv" and len(shape) != 3:
         with pytest.raises(OptionsError, match="needs images"):
             built(shape=shape, **options)

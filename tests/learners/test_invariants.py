@@ -128,7 +128,7 @@ def test_replay_below_one_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lets the oracle keep its rows in the order of an unlimited reservoir and draw with the buffer's random numbers."""
+    """Lets the oracle keep its rows in the order of a reservoir that never fills, and draw with the buffer's random numbers."""
     real = Oracle.fit
     built = Oracle.build
 
@@ -165,7 +165,7 @@ def test_an_oracle_with_true_labels_is_replay_without_limit(
     in_the_same_order(monkeypatch)
     stream = tiny_stream(scenario)
     generative = train(GenerativeReplay(generator=Oracle(), labels="condition", importance=importance), stream)
-    stored = train(Replay(buffer=Buffer(budget=None, strategy="reservoir"), importance=importance), stream)
+    stored = train(Replay(buffer=Buffer(budget=1000, strategy="reservoir"), importance=importance), stream)
     assert differing(generative.learner.network.state(), stored.learner.network.state()) == []
     assert generative.result["matrices"] == stored.result["matrices"]
 

@@ -188,7 +188,9 @@ def test_wide_rows_have_their_frechet_distance_in_the_leading_components() -> No
 
 @pytest.mark.parametrize("shape", [(50, 8), (9, 20)])
 def test_principal_components_are_those_of_the_singular_value_decomposition(shape: tuple[int, int]) -> None:
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * torch.arange(1, shape[1] + 1)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * torch.arange(
+        1, shape[1] + 1
+    )
     centre, directions = principal_components(x, 5)
     assert torch.allclose(centre, x.mean(dim=0))
     assert torch.allclose(directions.T @ directions, torch.eye(5).double(), atol=1e-10)
@@ -222,10 +224,14 @@ def test_on_a_real_learner_nothing_moves_and_the_same_is_found_again(method: str
     (probe,) = [probe for probe in run.learner.probes() if probe.name == "latent-quality"]
     before, state = snapshot(run.learner), torch.random.get_rng_state()
     with torch.no_grad():
-        first, again, other = (probe(run.learner, run.loop.stream, run.loop.stream[2], Randomness(s)) for s in (4, 4, 5))
+        first, again, other = (
+            probe(run.learner, run.loop.stream, run.loop.stream[2], Randomness(s)) for s in (4, 4, 5)
+        )
     assert first.numbers == again.numbers
     assert all(torch.equal(array, again.arrays[name]) for name, array in first.arrays.items())
-    assert first.numbers["precision"] != other.numbers["precision"] or first.numbers["frechet"] != other.numbers["frechet"]
+    assert (
+        first.numbers["precision"] != other.numbers["precision"] or first.numbers["frechet"] != other.numbers["frechet"]
+    )
     assert differing(before, run.learner.state()) == []
     assert torch.equal(state, torch.random.get_rng_state())
 

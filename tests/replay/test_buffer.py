@@ -130,8 +130,14 @@ def test_a_budget_for_all_is_shared_equally_by_the_classes_so_far(strategy: Any)
 
 
 def test_no_budget_keeps_everything() -> None:
-    for strategy in STRATEGIES:
-        assert len(filled(strategy=strategy, budget=None).x) == 60
+    assert len(filled(budget=None).x) == 60
+
+
+@pytest.mark.parametrize(("name", "value"), [("unit", "bytes"), ("strategy", "reservoir"), ("strategy", "herding")])
+def test_without_a_budget_there_is_nothing_to_count_or_to_choose(name: str, value: str) -> None:
+    message = f"{name} = '{value}': has no effect where budget = None keeps everything; give a budget or leave it out"
+    with pytest.raises(OptionsError, match=message):
+        Buffer(budget=None, **{name: value})  # type: ignore[arg-type]
 
 
 def test_in_the_domain_scenario_a_class_of_each_task_has_its_own_share() -> None:
@@ -227,7 +233,7 @@ def test_other_numbers_are_kept_as_they_are(bad: float) -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_bytes_already_held_survive_the_first_floats(strategy: Any) -> None:
-    made = buffer(strategy=strategy, budget=None)
+    made = buffer(strategy=strategy, budget=1000)
     add(made, 0, rows(0))
     before = floats(made.x).clone()
     add(made, 1, rows(1, whole=False))

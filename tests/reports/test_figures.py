@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from reverie.reports import figures
-from reverie.reports.figures import Picture
+from reverie.reports.figures import BUFFER, REPLAY, Picture
 from reverie.reports.records import read_run
 from reverie.reports.tables import Group, group_runs
 from tests.reports.conftest import matrix
@@ -34,7 +34,11 @@ def all_figures(groups: list[Group]) -> list[Picture]:
         figures.cost_bars(groups),
         *map(figures.heat_map, groups),
     ]
-    several = [figures.accuracy_by_task(groups), figures.losses(groups), *map(figures.replay_histograms, groups)]
+    several = [
+        figures.accuracy_by_task(groups),
+        figures.losses(groups),
+        *(figures.histograms(group, REPLAY) for group in groups),
+    ]
     return [picture for picture in one if picture] + [picture for pictures in several for picture in pictures]
 
 
@@ -59,12 +63,26 @@ def test_alt_texts_hold_the_numbers(groups: list[Group]) -> None:
     heat = figures.heat_map(groups[0])
     assert heat is not None
     assert heat.alt.endswith("After task 2: task 1 85.0 %, task 2 100.0 %.")
-    (histogram,) = figures.replay_histograms(groups[0])
+    (histogram,) = figures.histograms(groups[0], REPLAY)
     assert "cat 60.0 %, dog 40.0 %, owl 0.0 %, fox 0.0 %" in histogram.alt
     bars = figures.forgetting_bars(groups)
     assert bars is not None
     assert "naive: 80.0 %" in bars.alt
     assert "joint" not in bars.alt
+
+
+def test_a_buffer_is_drawn_in_rows_and_apart_from_replay(write_run: Write) -> None:
+    def findings(seed: int) -> list[dict[str, object]]:
+        rows = {"task": 1, "probe": "buffer-classes", "numbers": {"histogram": [10 + 2 * seed, 10, 0, 0]}}
+        return [rows, {"task": 1, "probe": "replay-quality", "numbers": {"histogram": [0.6, 0.4, 0.0, 0.0]}}]
+
+    folders = [write_run(f"replay-{seed}", "replay", seed, findings=findings(seed)) for seed in (0, 1)]
+    (group,) = group_runs([read_run(folder) for folder in folders])
+    (buffer,), (replay,) = (figures.histograms(group, kind) for kind in (BUFFER, REPLAY))
+    assert buffer.alt == "Bars: rows of each class in the buffer of replay after task 2: cat 11, dog 10, owl 0, fox 0."
+    assert "cat 60.0 %, dog 40.0 %" in replay.alt
+    assert "%" not in buffer.svg
+    assert "%" in replay.svg
 
 
 def test_the_same_records_draw_the_same_bytes(groups: list[Group]) -> None:

@@ -172,7 +172,12 @@ def test_the_page(write_latent_run: Write, write_run: Write, tmp_path: Path) -> 
     assert '<a href="#s1-latents">' in text
     section = text[text.index('<section id="s1-latents">') :].split("</section>")[0]
     assert section.count("<svg") == 2
-    for said in ("By class, after task 2; 30 to 31 real rows a class", "60.0 ± 5.0 %", "Fréchet distance", "generative-latent-replay"):
+    for said in (
+        "By class, after task 2; 30 to 31 real rows a class",
+        "60.0 ± 5.0 %",
+        "Fréchet distance",
+        "generative-latent-replay",
+    ):
         assert said in section
     assert "naive" not in section
     assert len(page.all("caption")) == len(page.all("table"))

@@ -115,7 +115,8 @@ def outside(text: str) -> list[str]:
 
 
 def test_everything_from_a_run_is_escaped(write_run: Write, write_replay_run: Write, tmp_path: Path) -> None:
-    finding = {"task": 1, "probe": ATTACK, "numbers": {"histogram": [0.5, 0.5], "label_agreement": 0.5}}
+    numbers = {"histogram": [0.5, 0.5], "label_agreement": 0.5}
+    findings = [{"task": 1, "probe": probe, "numbers": numbers} for probe in (ATTACK, "replay-quality")]
     told = {
         "stream": ATTACK,
         "scenario": ATTACK,
@@ -125,7 +126,7 @@ def test_everything_from_a_run_is_escaped(write_run: Write, write_replay_run: Wr
         "classes": [ATTACK, "]]>" + ATTACK],
         "warnings": [ATTACK],
         "error": ATTACK,
-        "findings": [finding],
+        "findings": findings,
     }
     memory = {"persistent": {ATTACK: 1}, "persistent_bytes": 1, "working_bytes": 1, "stores": ATTACK}
     options = {"learner": {"name": ATTACK, ATTACK: f'"{ATTACK}'}, "seed": 0}
@@ -142,6 +143,24 @@ def test_everything_from_a_run_is_escaped(write_run: Write, write_replay_run: Wr
     assert not page.all("script")
     assert not page.all("b")
     assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+
+
+def test_every_probe_has_its_own_part(write_run: Write, tmp_path: Path) -> None:
+    def found(probe: str, **numbers: object) -> list[dict[str, object]]:
+        return [{"task": 1, "probe": probe, "numbers": numbers}]
+
+    folders = [
+        write_run("buffer", "replay", findings=found("buffer-classes", histogram=[7, 9, 0, 0])),
+        write_run("lwf", "learning-without-forgetting", findings=found("solver-agreement", solver_agreement=0.625)),
+    ]
+    text = write_report(folders, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Rows of each class in the buffer" in text
+    assert "in the buffer of replay after task 2: cat 7, dog 9" in text
+    assert "Does the solver still agree on new rows?" in text
+    assert text.count("62.5 %") == 1
+    assert "Share of each class among replay" not in text  # neither of them rehearses samples
+    assert "Share of replayed rows" not in text
+    Page(text)
 
 
 def test_several_settings_have_a_part_each(write_run: Write, tmp_path: Path) -> None:

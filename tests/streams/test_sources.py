@@ -217,6 +217,12 @@ def test_angles_are_evenly_spaced_or_given() -> None:
         )
 
 
+def test_the_same_angle_twice_is_two_tasks_with_classes_of_their_own() -> None:
+    spec = Rotated(tasks=3, angles=(0.0, 90.0, 0.0)).build("class", 0).spec
+    assert spec.task_names == ("0 degrees", "90 degrees", "0 degrees (2)")
+    assert len(set(spec.classes)) == spec.outputs == 30
+
+
 # --------------------------------------------------------------------------------- sequences and blobs
 
 
@@ -224,7 +230,9 @@ def test_a_sequence_with_disjoint_and_with_shared_labels() -> None:
     pair = ("digits", "digits")
     apart = Sequence(datasets=pair).build("class", 0)
     assert apart.spec.outputs == 20
-    assert apart.spec.classes[0] == "digits: 0"
+    assert (apart.spec.classes[0], apart.spec.classes[10]) == ("digits: 0", "digits (2): 0")
+    assert len(set(apart.spec.classes)) == 20
+    assert apart.spec.task_names == ("digits", "digits (2)")
     assert set(apart[1].train.labels.tolist()) == set(range(10, 20))
     together = Sequence(datasets=pair, shared_labels=True).build("class", 0)
     assert together.spec.classes == tuple(range(10))
@@ -302,6 +310,14 @@ def test_a_folder_of_arrays(tmp_path: Path) -> None:
     same = Stream.from_folder(tmp_path)
     assert same.spec == stream.spec
     assert digests(same[0].train) == digests(stream[0].train)
+
+
+def test_arrays_are_tasks_by_themselves(tmp_path: Path) -> None:
+    write_tasks(tmp_path)
+    with pytest.raises(
+        DataError, match=r"tasks = 2: has no effect, for each of the 2 \.npz files is a task; leave it out"
+    ):
+        Folder(path=str(tmp_path), tasks=2).build("class", 0)
 
 
 def write_images(folder: Path, size: int = 3) -> None:

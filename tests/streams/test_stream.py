@@ -125,6 +125,13 @@ def test_a_stream_is_a_sequence_of_tasks() -> None:
         stream[2]
 
 
+def test_tasks_of_one_name_are_numbered_and_each_has_its_checksum() -> None:
+    stream = Stream.from_arrays([arrays([0, 1]), arrays([0, 1]), arrays([2, 3])], names=["a", "a", "a (2)"])
+    assert stream.spec.task_names == ("a", "a (3)", "a (2)")
+    assert tuple(stream.checksums) == stream.spec.task_names
+    assert len(set(stream.checksums.values())) == 3
+
+
 # ---------------------------------------------------------------------------------------- held-out rows
 
 
@@ -293,6 +300,19 @@ NONE = (np.zeros((0, 3), np.float32), np.zeros(0, np.int64))
         ([(GOOD[0], np.array([None, 1] * 10))], "class", r"task 1: labels of dtype object; expected integers or"),
         ([(GOOD[0], np.eye(20))], "class", r"task 1: labels of shape \(20, 20\); expected one label a row"),
         ([(*GOOD, GOOD[0])], "class", r"task 1: 3 arrays; give \(x, y\) or \(x, y, x_test, y_test\)"),
+        ([(["p", "q"] * 10, GOOD[1])], "class", r"task 1: inputs of dtype <U1; expected numbers: try np\.asarray"),
+        ([(GOOD[0].astype(object), GOOD[1])], "class", r"task 1: inputs of dtype object; expected numbers"),
+        ([(None, GOOD[1])], "class", r"task 1: inputs of dtype object; expected numbers"),
+        ([([[1.0, 2.0], [3.0]], [0, 1])], "class", r"task 1: inputs are no array of numbers \(.*\); all rows need one"),
+        ([(*GOOD, [np.zeros((2, 2)), np.zeros((3, 2))], [0, 1])], "class", r"task 1: inputs are no array of numbers"),
+        (
+            [(torch.zeros(2, 3, dtype=torch.bfloat16), [0, 1])],
+            "class",
+            r"task 1: inputs are no array of numbers \(.*BFloat",
+        ),
+        ([(0.5, GOOD[1])], "class", r"task 1: inputs of shape \(\); expected rows of at least one number"),
+        ([(GOOD[0][:, :0], GOOD[1])], "class", r"task 1: inputs of shape \(20, 0\); expected rows of at least one"),
+        ([(GOOD[0][:2], [[0], [0, 1]])], "class", r"task 1: labels are no array of integers or strings \(.*one a row"),
         ([GOOD], "classes", r"scenario = 'classes': no such scenario; did you mean 'class'\?"),
     ],
 )

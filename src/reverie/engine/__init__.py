@@ -1,12 +1,23 @@
 """The loop, evaluation and the record of a run; it imports no learner."""
 
 from reverie.engine.evaluation import Accuracies, Evaluator
-from reverie.engine.loop import Cursor, Interrupted, Loop, Observer, Settings, Silent, batches, checkpoint_state
+from reverie.engine.loop import (
+    Cursor,
+    Interrupted,
+    Loop,
+    Observer,
+    Settings,
+    Silent,
+    batches,
+    checkpoint_state,
+    restore,
+)
 from reverie.engine.record import Record, environment
 
 __all__ = [
     "Accuracies",
     "Cursor",
+    "Evaluator",
     "Interrupted",
     "Loop",
     "Observer",
@@ -16,5 +27,5 @@ __all__ = [
     "batches",
     "checkpoint_state",
     "environment",
-    "Evaluator",
+    "restore",
 ]

@@ -17,6 +17,7 @@ from reverie.checks import ReverieError, StorageError
 from reverie.device import Device
 from reverie.engine.evaluation import Evaluate, Evaluator
 from reverie.engine.record import LOSS_WINDOW, Record
+from reverie.options import differences
 from reverie.seeding import Position, Randomness
 from reverie.storage import has_tree, read_tree, write_tree
 from reverie.types import Batch, Learner, Phase, Rows, Stream, Task
@@ -81,7 +82,10 @@ def batches(
 
 
 class Loop:
-    """Trains ``learner`` on ``stream``. With a folder it saves as it goes and continues from what is there."""
+    """Trains ``learner`` on ``stream``. With a folder it saves as it goes and continues from what is there.
+
+    from_files: whether the folder's files say all that is needed to continue, so that ``reverie resume`` can.
+    """
 
     def __init__(
         self,
@@ -92,6 +96,7 @@ class Loop:
         record: Record,
         settings: Settings,
         observer: Observer | None = None,
+        from_files: bool = True,
     ) -> None:
         self.learner, self.stream = learner, stream
         self.rng, self.device = rng, device
@@ -103,6 +108,7 @@ class Loop:
         self.saved_at = time.monotonic()
         self.steps_at_save = 0
         self.stop = False
+        self.from_files = from_files
 
     # ------------------------------------------------------------------ the main path
 
@@ -206,7 +212,7 @@ class Loop:
     def save(self) -> None:
         if self.record.folder is not None:
             state = {"cursor": asdict(self.cursor), "learner": self.learner.state(), "record": self.record.state()}
-            write_tree(self.record.folder / "checkpoint", state)
+            write_tree(self.record.folder / "checkpoint", {**state, "made_by": self._made_by()})
         self.saved_at = time.monotonic()
         self.steps_at_save = self.record.steps
 
@@ -217,13 +223,18 @@ class Loop:
             return False
         messages: list[str] = []
         state = read_tree(folder / "checkpoint", messages.append)
+        restore(self.learner, state, self._made_by(), folder)
         self.cursor = Cursor(**state["cursor"])
-        self.learner.load(state["learner"])
         self.record.load(state["record"], self.device.torch_device)
         self.steps_at_save = self.record.steps
         for message in messages:
             self.record.warn(message)
         return True
+
+    def _made_by(self) -> dict[str, Any]:
+        """What a saved state follows from, besides the data."""
+        facts = self.record.facts
+        return {"learner": facts["options"].get("learner"), "seed": facts["seed"]}
 
     def _due(self) -> bool:
         every = self.settings.checkpoint_steps
@@ -233,12 +244,12 @@ class Loop:
 
     def _save_and_stop_if_asked(self) -> None:
         self.save()
-        if self.stop and self.record.folder is None:
+        folder = self.record.folder
+        if self.stop and folder is None:
             raise Interrupted("stopped on request; nothing was saved, for this run has no folder")
         if self.stop:
-            raise Interrupted(
-                f"stopped on request; everything so far is saved, reverie resume {self.record.folder} continues"
-            )
+            how = f"reverie resume {folder}" if self.from_files else f"the same call from Python with out = {folder}"
+            raise Interrupted(f"stopped on request; everything so far is saved, {how} continues")
 
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
@@ -265,3 +276,20 @@ def checkpoint_state(folder: Path, warn: Any = lambda message: None) -> dict[str
         raise StorageError(f"{folder} holds no saved state; it stopped before its first checkpoint")
     state: dict[str, Any] = read_tree(folder / "checkpoint", warn)
     return state
+
+
+def restore(learner: Learner, state: dict[str, Any], made_by: dict[str, Any], folder: Path) -> None:
+    """Loads what ``checkpoint_state`` read. Raises StorageError where it is not the state of such a learner."""
+    changes = differences(state.get("made_by", made_by), made_by)
+    if changes:
+        raise StorageError(
+            f"{folder / 'config.yaml'} was changed since the state beside it was saved ({'; '.join(changes[:6])}); "
+            "change it back, or train in another folder"
+        )
+    try:
+        learner.load(state["learner"])
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise StorageError(
+            f"the state saved in {folder} is not that of the learner in its config.yaml ({type(error).__name__}: {error}); "
+            "give the options it was trained with, or train in another folder"
+        ) from error

@@ -15,7 +15,7 @@ from reverie.checks import OptionsError, Problems, StorageError, nearest
 from reverie.device import Device
 from reverie.engine import Settings
 from reverie.learners import LEARNERS
-from reverie.options import from_options, merged, to_options
+from reverie.options import differences, from_options, merged, to_options
 from reverie.storage import SCHEMA, check_schema, write_text
 from reverie.streams import STREAMS
 from reverie.types import Scenario
@@ -122,18 +122,6 @@ def same_run(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     """Whether two configs describe the same run; where and how often things are saved does not count."""
     ignored = ("schema", "data_dir", "checkpoint_seconds", "checkpoint_steps")
     return {k: v for k, v in a.items() if k not in ignored} == {k: v for k, v in b.items() if k not in ignored}
-
-
-def differences(a: Mapping[str, Any], b: Mapping[str, Any], path: str = "") -> list[str]:
-    """The options in which two configs differ, as ``name: old -> new``."""
-    found = []
-    for key in sorted({*a, *b}):
-        name = f"{path}{key}"
-        if isinstance(a.get(key), dict) and isinstance(b.get(key), dict):
-            found += differences(a[key], b[key], f"{name}.")
-        elif a.get(key) != b.get(key):
-            found.append(f"{name}: {a.get(key)} -> {b.get(key)}")
-    return found
 
 
 def _model() -> type[pydantic.BaseModel]:

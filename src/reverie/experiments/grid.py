@@ -9,10 +9,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from reverie.checks import ReverieError
+from reverie.checks import OptionsError, Problems, ReverieError
 from reverie.engine import Interrupted, Observer
-from reverie.experiments.config import RunConfig
-from reverie.experiments.runs import run_config
+from reverie.experiments.config import RunConfig, mistakes
+from reverie.experiments.runs import check_config, run_config
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,22 @@ class Cell:
 
 
 def grid(configs: Sequence[RunConfig], seeds: Sequence[int], out: Path) -> list[Cell]:
-    """A cell for every config and seed. A single one is ``out`` itself, several are folders in it, named by learner and seed."""
+    """A cell for every config and seed. A single one is ``out`` itself, several are folders in it, named by learner and seed.
+
+    Raises OptionsError with every seed that cannot be one.
+    """
     titles = _titles(configs)
-    cells = []
+    cells, problems = [], Problems()
     for title, config in zip(titles, configs, strict=True):
         for seed in seeds:
             alone = len(configs) * len(seeds) == 1
             name = title if len(seeds) == 1 else f"{title}-seed{seed}"
             values = {**config.to_dict(), "seed": seed}
-            cells.append(Cell(name, RunConfig.from_dict(values), out if alone else out / name))
+            try:
+                cells.append(Cell(name, RunConfig.from_dict(values), out if alone else out / name))
+            except OptionsError as error:
+                problems.found += [mistake for mistake in mistakes(error) if mistake not in problems.found]
+    problems.raise_as(OptionsError, "these options cannot be used")
     return cells
 
 
@@ -46,8 +53,11 @@ def run_grid(
 ) -> Iterator[tuple[Cell, dict[str, Any]]]:
     """Runs the cells, ``workers`` at a time in processes of their own, and gives each result as it comes.
 
-    Observers see the cells only where they run in this process (``workers`` 1).
+    Observers see the cells only where they run in this process (``workers`` 1). Raises OptionsError, before the first cell
+    trains, with everything that would stop any of them at its start.
     """
+    if len(cells) > 1:
+        _check(cells, overwrite)
     if workers == 1:
         for cell in cells:
             yield (
@@ -71,6 +81,19 @@ def run_grid(
         except KeyboardInterrupt:  # the processes got it too, and save their state
             pool.shutdown(wait=True, cancel_futures=True)
             raise Interrupted("stopped on request; what was trained is saved") from None
+
+
+def _check(cells: Sequence[Cell], overwrite: bool) -> None:
+    found: dict[str, list[str]] = {}
+    for cell in cells:
+        try:
+            check_config(cell.config, cell.folder, overwrite=overwrite)
+        except ReverieError as error:
+            found.setdefault(str(error), []).append(cell.title)
+    problems = Problems()
+    for message, titles in found.items():
+        problems.add(f"{', '.join(titles)}: {message}")
+    problems.raise_as(OptionsError, "nothing was trained, for some of these runs cannot be made")
 
 
 def _run_cell(cell: Cell, overwrite: bool) -> dict[str, Any]:

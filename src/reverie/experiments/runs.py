@@ -19,10 +19,10 @@ from torch import Tensor
 
 from reverie.checks import DataError, NotReadyError, OptionsError, StorageError
 from reverie.device import Device
-from reverie.engine import Cursor, Loop, Observer, Record, checkpoint_state, environment
+from reverie.engine import Cursor, Loop, Observer, Record, checkpoint_state, environment, restore
 from reverie.experiments.config import RunConfig, differences, read_yaml, same_run
 from reverie.learners import LEARNERS, with_recommended
-from reverie.options import Part, from_options, to_options
+from reverie.options import FROM_PYTHON, Part, from_options, to_options
 from reverie.seeding import Position, Randomness
 from reverie.storage import read_json, write_json
 from reverie.streams import STREAMS, ArrayStream
@@ -185,25 +185,37 @@ def run_config(
     part: Part | None = None,
 ) -> Run:
     """As ``run``, from a config; ``made`` and ``part`` stand in for a stream and learner that no file can describe."""
-    device = Device.named(config.device, config.precision)
+    with _threads(config.threads):
+        loop, config = _made(config, observer, made, part)
+        return _trained(loop, config, Path(out) if out is not None else None, overwrite)
+
+
+def check_config(config: RunConfig, out: str | Path, *, overwrite: bool = False) -> None:
+    """Raises what ``run_config`` would before it trains: for options, data, or another run in the folder. Writes nothing."""
+    with _threads(config.threads):
+        loop, config = _made(config)
+        _holds(Path(out), config, loop.stream, overwrite)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
     before = torch.get_num_threads()
     try:
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        return _run(config, out, device, overwrite, observer, made, part)
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
     finally:
         torch.set_num_threads(before)
 
 
-def _run(
+def _made(
     config: RunConfig,
-    out: str | Path | None,
-    device: Device,
-    overwrite: bool,
-    observer: Observer | None,
-    made: ArrayStream | None,
-    part: Part | None,
-) -> Run:
+    observer: Observer | None = None,
+    made: ArrayStream | None = None,
+    part: Part | None = None,
+) -> tuple[Loop, RunConfig]:
+    """Everything that a run needs, ready to train, and the config with all options resolved."""
+    device = Device.named(config.device, config.precision)
     config = replace(config, threads=torch.get_num_threads(), device=str(device))
     stream, config = _stream(config, made)
     learner: Any = part.clone() if part is not None else from_options(LEARNERS, config.learner)
@@ -213,14 +225,14 @@ def _run(
     config = replace(config, learner=to_options(learner))
     rng = Randomness(config.seed, device.torch_device)
     learner.build(stream.spec, rng, device)
-    loop = _loop(learner, stream, rng, device, config, observer)
-    return _trained(loop, config, Path(out) if out is not None else None, overwrite)
+    return _loop(learner, stream, rng, device, config, observer), config
 
 
 def _loop(
     learner: Any, stream: ArrayStream, rng: Randomness, device: Device, config: RunConfig, observer: Observer | None
 ) -> Loop:
-    return Loop(learner, stream, rng, device, Record(None, _facts(config)), config.settings(), observer)
+    from_files = not config.stream.get("given") and FROM_PYTHON not in str(config.learner)
+    return Loop(learner, stream, rng, device, Record(None, _facts(config)), config.settings(), observer, from_files)
 
 
 def _trained(loop: Loop, config: RunConfig, folder: Path | None, overwrite: bool, start: Cursor | None = None) -> Run:
@@ -239,7 +251,8 @@ def _trained(loop: Loop, config: RunConfig, folder: Path | None, overwrite: bool
 def resume(folder: str | Path, observer: Observer | None = None, **changes: Any) -> Run:
     """Continues the run in ``folder``, or returns it if it is complete. changes: data_dir, checkpoint_seconds, checkpoint_steps."""
     folder = Path(folder)
-    if "given" in (read_yaml(folder / "config.yaml").get("stream") or ()):
+    stream = read_yaml(folder / "config.yaml").get("stream")
+    if isinstance(stream, Mapping) and "given" in stream:
         raise OptionsError(
             f"{folder}: its stream was made in Python, which no file can describe; call reverie.run with the same stream, learner and "
             "seed and out = this folder, which continues the run"
@@ -248,21 +261,29 @@ def resume(folder: str | Path, observer: Observer | None = None, **changes: Any)
     return run_config(replace(config, **changes), folder, observer=observer)
 
 
-def load(folder: str | Path, device: str = "cpu", warn: Callable[[str], None] = warnings.warn) -> Run:
+def load(
+    folder: str | Path,
+    device: str = "cpu",
+    warn: Callable[[str], None] = warnings.warn,
+    *,
+    solver: Part | None = None,
+) -> Run:
     """A saved run, ready to predict and sample; no training data are read.
 
-    warn: is told when the newest state is damaged and the one before it is used. Raises StorageError when none is whole.
+    warn: is told when the newest state is damaged and the one before it is used. solver: stands in for the config's where no file
+    can hold it, as a ``Module`` with the factory that the run was trained with. Raises StorageError when no state is whole.
     """
     folder = Path(folder)
     config = read_yaml(folder / "config.yaml")
     result = read_json(folder / "result.json", "the result")
     spec = spec_from_dict(read_json(folder / "stream.json", "the stream's description"))
     place = Device.named(device, config["precision"])
-    learner: Any = from_options(LEARNERS, config["learner"])
+    given = {} if solver is None else {"solver": solver.clone()}
+    learner: Any = from_options(LEARNERS, {**config["learner"], **given})
     rng = Randomness(config["seed"], place.torch_device)
     learner.build(spec, rng, place)
     state = checkpoint_state(folder, warn)
-    learner.load(state["learner"])
+    restore(learner, state, {"learner": config["learner"], "seed": config["seed"]}, folder)
     rng.position = Position(spec.tasks)
     return Run(
         folder, result, learner, spec, place, {key: value for key, value in config.items() if key != "schema"}, rng
@@ -301,27 +322,37 @@ def _facts(config: RunConfig) -> dict[str, Any]:
 
 def _prepare(folder: Path, config: RunConfig, stream: Stream, device: Device, overwrite: bool) -> dict[str, Any] | None:
     """Readies the folder; returns the result if it already holds this run, finished. Never touches another run unless told to."""
-    path = folder / "config.yaml"
-    if path.exists():
-        there = read_yaml(path)
-        changes = [] if same_run(there, config.to_dict()) else differences(there, config.to_dict())[:6]
-        if not changes:
-            changes = _data_changes(folder, stream)
-        if not changes:
-            _describe(folder, stream, device)
-            return read_json(folder / "result.json", "the result") if _status(folder) == "complete" else None
-        if not overwrite:
-            changed = "; ".join(changes)
-            raise OptionsError(
-                f"{folder} holds another run ({changed}); choose another folder, or --overwrite to replace it"
-            )
-        clear(folder)
-    elif any(entry.name != ".lock" for entry in folder.iterdir()) and not overwrite:
-        raise OptionsError(f"{folder} is not empty and holds no run; choose another folder")
-    clear(folder)  # what a run that died early, or lost its config, left behind
+    if _holds(folder, config, stream, overwrite):
+        _describe(folder, stream, device)
+        return read_json(folder / "result.json", "the result") if _status(folder) == "complete" else None
+    clear(folder)  # another run, or what one that died early, or lost its config, left behind
     _describe(folder, stream, device)
-    config.write(path)  # last: a folder with a config has all the rest
+    config.write(folder / "config.yaml")  # last: a folder with a config has all the rest
     return None
+
+
+def _holds(folder: Path, config: RunConfig, stream: Stream, overwrite: bool) -> bool:
+    """Whether the folder holds this run already. Raises OptionsError where it holds something else that may not be replaced."""
+    path = folder / "config.yaml"
+    if not path.exists():
+        if not overwrite and folder.is_dir() and any(entry.name != ".lock" for entry in folder.iterdir()):
+            raise OptionsError(f"{folder} is not empty and holds no run; choose another folder")
+        return False
+    try:
+        there = read_yaml(path)
+    except StorageError as error:
+        if overwrite:
+            return False
+        raise StorageError(f"{error}; choose another folder, or --overwrite to replace what is there") from error
+    changes = [] if same_run(there, config.to_dict()) else differences(there, config.to_dict())[:6]
+    if not changes:
+        changes = _data_changes(folder, stream)
+    if changes and not overwrite:
+        changed = "; ".join(changes)
+        raise OptionsError(
+            f"{folder} holds another run ({changed}); choose another folder, or --overwrite to replace it"
+        )
+    return not changes
 
 
 def _describe(folder: Path, stream: Stream, device: Device) -> None:

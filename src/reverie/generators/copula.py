@@ -19,18 +19,20 @@ from reverie.types import FittedDensity, State
 class GaussianCopula(Part):
     """Quantiles of each axis and the correlation matrix of the rows' normal scores (Sklar 1959; Liu, Lafferty and Wasserman 2009).
 
-    Marginals are piecewise linear between the quantiles, so samples never leave the range of the rows, and a latent that is 0 in a third of the
-    rows (after a ReLU) is exactly 0 in a third of the samples. There is a density only where no axis has such a mass. Two fits
-    do not merge: both are kept.
+    Marginals are piecewise linear between the quantiles, so samples never leave the range of the rows, and a latent that is 0 in a
+    third of the rows (after a ReLU) is exactly 0 in a third of the samples, to one step of the grid. There is a density only
+    where no axis has such a mass. Two fits do not merge: both are kept.
     """
 
-    grid: Annotated[int, Field(ge=2, description="quantiles kept of each axis, smallest and largest value included")] = 65
+    grid: Annotated[
+        int, Field(ge=2, description="quantiles kept of each axis, smallest and largest value included")
+    ] = 65
     shrinkage: Annotated[
         float, Field(ge=0, le=1, description="share of the correlation matrix replaced by the identity")
     ] = 0.02
 
     def fit(self, z: Tensor, rng: torch.Generator) -> FittedCopula:
-        n, d = z.shape
+        n = len(z)
         ordered = z.T.contiguous().sort(dim=1).values  # (d, n)
         place = torch.linspace(0, n - 1, self.grid, dtype=torch.float64, device=z.device)
         below = place.long().clamp(max=max(n - 2, 0))

@@ -11,11 +11,12 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reverie.checks import NotReadyError, OptionsError
+from reverie.checks import NotReadyError, OptionsError, Problems
 from reverie.nn.networks import deconv_stack, mlp
 from reverie.types import Batch, StreamSpec
 
 Positive = Annotated[int, Field(gt=0)]
+CHANNELS = (32, 64)
 
 
 class Decoder(nn.Module):
@@ -56,6 +57,14 @@ def deepest_shape(channels: Sequence[int], shape: tuple[int, ...]) -> list[int]:
     if len(shape) != 3:
         raise OptionsError(f"architecture = 'conv': needs images, inputs have shape {shape}; try 'mlp'")
     return [channels[-1], *(math.ceil(side / 2 ** len(channels)) for side in shape[1:])]
+
+
+def check_channels(architecture: str, channels: Sequence[int], problems: Problems) -> None:
+    """Adds channels that were given to a network without convolutions."""
+    problems.check(
+        architecture == "conv" or tuple(channels) == CHANNELS,
+        f"channels = {channels}: has no effect with architecture = {architecture!r}; set architecture = 'conv' or leave it out",
+    )
 
 
 def class_code(y: Tensor | None, outputs: int) -> Tensor:

@@ -61,9 +61,13 @@ class Densities(Part):
     ] = "auto"
     allocation: Annotated[
         Allocation,
-        Field(description="how tasks share the samples: equally, by their rows, or by recency (each task half as often as the next)"),
+        Field(
+            description="how tasks share the samples: equally, by their rows, or by recency (each task half as often as the next)"
+        ),
     ] = "task-balanced"
-    window: Annotated[int | None, Field(gt=0, description="only the last tasks, this many, are sampled; None: all")] = None
+    window: Annotated[int | None, Field(gt=0, description="only the last tasks, this many, are sampled; None: all")] = (
+        None
+    )
 
     trains_by = "fit"
     own_phase = False
@@ -104,7 +108,9 @@ class Densities(Part):
         y, task = rows.labels.to(z.device), torch.cat([part.task for part in parts])
         if not bool(torch.isfinite(z).all()):
             raise DataError("the latents hold NaN or infinite values; a density cannot be fitted to them")
-        keys = torch.stack([task if "task" in self.scope else task * 0 - 1, y if "class" in self.scope else y * 0 - 1], dim=1)
+        keys = torch.stack(
+            [task if "task" in self.scope else task * 0 - 1, y if "class" in self.scope else y * 0 - 1], dim=1
+        )
         latest = int(task.max())
         for key in keys.unique(dim=0).tolist():
             mine = z[(keys == torch.tensor(key, device=z.device)).all(dim=1)]

@@ -123,8 +123,8 @@ class FactorMixture:
 def _step(mixture: FactorMixture, z: Tensor, floor: float) -> tuple[float, FactorMixture, bool]:
     """One iteration; components that have lost their rows are dropped."""
     k, d, q = mixture.loadings.shape
-    zeros = lambda *shape: torch.zeros(*shape, dtype=torch.float64, device=z.device)  # noqa: E731
-    total, counts, first, square, cross = zeros(()), zeros(k), zeros(k, d), zeros(k, d), zeros(k, d, q)
+    shapes = ((), (k,), (k, d), (k, d), (k, d, q))
+    total, counts, first, square, cross = (mixture.means.new_zeros(shape) for shape in shapes)
     # beta z is the mean of the factors: beta = (I + W' psi^-1 W)^-1 W' psi^-1 (q, d)
     beta = [part.inverse @ part.scaled.T for part in mixture.parts]
     for rows in z.split(ROWS):

@@ -85,7 +85,12 @@ class FittedGaussian:
     one (d, rank + 1). Immutable."""
 
     def __init__(
-        self, count: int, mean: Tensor, spread: Tensor, form: Literal["diagonal", "full", "factors"], rank: int | None = None
+        self,
+        count: int,
+        mean: Tensor,
+        spread: Tensor,
+        form: Literal["diagonal", "full", "factors"],
+        rank: int | None = None,
     ) -> None:
         if form == "full" and rank is not None:
             spread, form = _factors(unpacked(spread, len(mean)), rank), "factors"
@@ -175,8 +180,8 @@ def shrunk(covariance: Tensor, alpha: float) -> Tensor:
 def shrinkage_weight(covariance: Tensor, centred: Tensor, rule: str | float) -> float:
     """Weight of the spherical target for rows already centred (n, d) with covariance S = centred' centred / n.
 
-    "ledoit-wolf": Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices", lemma 3.2 to 3.4; "oas": Chen, Wiesel,
-    Eldar and Hero 2010, equation 23 as printed (scikit-learn's leaves out its terms in 2 / d).
+    "ledoit-wolf": Ledoit and Wolf 2004, "A well-conditioned estimator for large-dimensional covariance matrices", lemma 3.2 to 3.4;
+    "oas": Chen, Wiesel, Eldar and Hero 2010, equation 23 as printed (scikit-learn's leaves out its terms in 2 / d).
     """
     if rule == "none":
         return 0.0

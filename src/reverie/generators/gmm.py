@@ -149,7 +149,10 @@ class Mixture:
         x, means = z - self.centre, self.means - self.centre
         if self.form == "full":
             square = torch.stack(
-                [((x - mean) @ inverse.T).square().sum(dim=1) for mean, inverse in zip(means, self.inverse, strict=True)],
+                [
+                    ((x - mean) @ inverse.T).square().sum(dim=1)
+                    for mean, inverse in zip(means, self.inverse, strict=True)
+                ],
                 dim=1,
             )
             return self.constant - 0.5 * square
@@ -208,14 +211,14 @@ def climb(
 ) -> tuple[Parameters, list[float]]:
     """Repeats ``step`` (the value of the parameters; the next ones; whether those are no longer bound to be better) until the
     value gains less than ``tolerance``. The best parameters met, and all values."""
-    best, values, free = start, [], True
-    current = start
+    best, current, free = start, start, True
+    values: list[float] = []
     for iteration in range(iterations + 1):
         value, following, moved = step(current)
         if not values or value > max(values):
             best = current
         values.append(value)
-        if not free and value - values[-2] < tolerance or iteration == iterations:
+        if (not free and value - values[-2] < tolerance) or iteration == iterations:
             break
         current, free = following, moved
     return best, values
@@ -226,16 +229,12 @@ class _Sums:
 
     def __init__(self, form: Form, z: Tensor, k: int) -> None:
         width = z.shape[1]
-        zeros = lambda *shape: torch.zeros(*shape, dtype=torch.float64, device=z.device)  # noqa: E731
+        shapes = {"tied": (width, width), "full": (k, width, width)}
         self.form, self.n = form, len(z)
         self.middle = z.mean(dim=0, dtype=torch.float64)
-        self.counts, self.first, self.total = zeros(k), zeros(k, width), zeros(())
-        self.second = {
-            "spherical": lambda: zeros(k, width),
-            "diagonal": lambda: zeros(k, width),
-            "tied": lambda: zeros(width, width),
-            "full": lambda: zeros(k, width, width),
-        }[form]()
+        self.counts, self.first, self.second, self.total = (
+            self.middle.new_zeros(shape) for shape in ((k,), (k, width), shapes.get(form, (k, width)), ())
+        )
         self._lowest: list[tuple[Tensor, Tensor]] = []
 
     def add(self, rows: Tensor, weight: Tensor, log_likelihood: Tensor | None = None, place: int = 0) -> None:
@@ -300,8 +299,8 @@ def hard_mixture(z: Tensor, label: Tensor, form: Form, floor: float) -> Mixture:
 
 
 def mean_log_likelihood(mixture: Mixture, z: Tensor) -> float:
-    total = sum(float(mixture.log_joint(rows.double()).logsumexp(dim=1).sum()) for rows in z.split(ROWS))
-    return total / len(z)
+    totals = [mixture.log_joint(rows.double()).logsumexp(dim=1).sum() for rows in z.split(ROWS)]
+    return float(sum(totals)) / len(z)
 
 
 def bic(mixture: Mixture, z: Tensor) -> float:

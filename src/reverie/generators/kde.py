@@ -17,7 +17,7 @@ from reverie.types import FittedDensity, State
 ROWS = 1024  # rows that are compared with all kept ones at a time
 JUDGED = 1024  # rows by which a bandwidth is judged (leave-one-out)
 FLOOR = 1e-3  # smallest bandwidth of an axis before scaling, relative to the mean deviation
-TRIED = tuple(2.0 ** (step / 2) for step in range(-8, 5))  # multiples of Scott's bandwidth (leave-one-out)
+TRIED = tuple(2.0 ** (step / 2) for step in range(-12, 5))  # multiples of Scott's bandwidth (leave-one-out)
 
 
 @dataclass(eq=False, repr=False)

@@ -85,7 +85,9 @@ class FittedPrincipal:
     def log_prob(self, z: Tensor) -> Tensor:
         d, q = self.basis.shape
         if q < d and not float(self.noise):
-            raise NotImplementedError("principal components without noise fill a plane and have no density; set noise = True")
+            raise NotImplementedError(
+                "principal components without noise fill a plane and have no density; set noise = True"
+            )
         centred = z - self.mean
         inside = centred @ self.basis
         total = self.inner.log_prob(inside)

@@ -108,11 +108,15 @@ def fit_transforms(steps: Sequence[Step], support: Support, z: Tensor) -> Fitted
     if support == "auto":
         support = "nonnegative" if lowest >= 0 else "real"
     elif support in ("nonnegative", "hurdle") and lowest < 0:
-        raise DataError(f"support = {support!r}: the latents go down to {lowest:g}; use support = 'real' or cut after a ReLU")
+        raise DataError(
+            f"support = {support!r}: the latents go down to {lowest:g}; use support = 'real' or cut after a ReLU"
+        )
     numbers: dict[str, Tensor] = {"zeros": (z == 0).float().mean(dim=0)} if support == "hurdle" else {}
     for place, step in enumerate(steps):
         if step in ("tukey", "log1p") and float(z.min()) < 0:
-            raise DataError(f"transforms: {step!r} needs latents >= 0, these go down to {float(z.min()):g}; cut after a ReLU")
+            raise DataError(
+                f"transforms: {step!r} needs latents >= 0, these go down to {float(z.min()):g}; cut after a ReLU"
+            )
         numbers |= {f"{place}.{name}": value for name, value in _numbers(step, z).items()}
         z = FittedTransforms(steps, support, numbers)._forward(place, step, z)
     return FittedTransforms(steps, support, numbers)

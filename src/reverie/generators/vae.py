@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from reverie.checks import Problems
 from reverie.device import Device
 from reverie.generators.decoding import (
+    CHANNELS,
     Decoder,
     Positive,
     as_batch,
+    check_channels,
     check_trained,
     check_unit_range,
     class_code,
@@ -85,7 +87,7 @@ class VAE(Part):
     ] = "mlp"
     channels: Annotated[
         tuple[Positive, ...], Field(min_length=1, description="channels of the convolutions (conv)")
-    ] = (32, 64)
+    ] = CHANNELS
     likelihood: Annotated[
         Literal["bernoulli", "gaussian"],
         Field(description="p(x | z): bernoulli (inputs in [0, 1]) or gaussian with unit variance, 0.5 * squared error"),
@@ -113,6 +115,7 @@ class VAE(Part):
     def check(self, problems: Problems) -> None:
         if self.hidden is not None and len(self.hidden) == 0:
             problems.add("hidden = (): needs at least one layer")
+        check_channels(self.architecture, self.channels, problems)
 
     def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
         self.spec, self.rng, self.device = spec, rng, device

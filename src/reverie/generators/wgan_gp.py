@@ -15,8 +15,10 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from reverie.checks import Problems
 from reverie.device import Device
 from reverie.generators.decoding import (
+    CHANNELS,
     Positive,
     as_batch,
+    check_channels,
     check_trained,
     check_unit_range,
     class_code,
@@ -88,7 +90,7 @@ class WGANGP(Part):
     ] = "mlp"
     channels: Annotated[
         tuple[Positive, ...], Field(min_length=1, description="channels of the convolutions (conv)")
-    ] = (32, 64)
+    ] = CHANNELS
     output: Annotated[
         Literal["sigmoid", "linear"], Field(description="sigmoid (inputs in [0, 1]) or linear, for inputs of any range")
     ] = "sigmoid"
@@ -123,6 +125,7 @@ class WGANGP(Part):
     def check(self, problems: Problems) -> None:
         if self.hidden is not None and len(self.hidden) == 0:
             problems.add("hidden = (): needs at least one layer")
+        check_channels(self.architecture, self.channels, problems)
 
     def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
         self.spec, self.rng, self.device = spec, rng, device

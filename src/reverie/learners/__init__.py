@@ -6,7 +6,10 @@ from typing import Any
 
 from reverie.generators import GENERATORS
 from reverie.learners.ewc import EWC
+from reverie.learners.fecam import FeCAM
+from reverie.learners.fetril import FeTrIL
 from reverie.learners.frozen_backbone import FrozenBackbone, GenerativeLatentReplay, LatentReplay
+from reverie.learners.generative_classifier import GenerativeClassifier
 from reverie.learners.generative_replay import GenerativeReplay
 from reverie.learners.learning_without_forgetting import LearningWithoutForgetting
 from reverie.learners.naive import Cumulative, Joint, Naive
@@ -34,6 +37,9 @@ LEARNERS = Table(
         "nearest-class-mean": NearestClassMean,
         "streaming-lda": StreamingLDA,
         "ranpac": RanPAC,
+        "fecam": FeCAM,
+        "fetril": FeTrIL,
+        "generative-classifier": GenerativeClassifier,
         "frozen-backbone": FrozenBackbone,
         "latent-replay": LatentReplay,
         "generative-latent-replay": GenerativeLatentReplay,
@@ -60,7 +66,10 @@ __all__ = [
     "LEARNERS",
     "SI",
     "Cumulative",
+    "FeCAM",
+    "FeTrIL",
     "FrozenBackbone",
+    "GenerativeClassifier",
     "GenerativeLatentReplay",
     "GenerativeReplay",
     "Joint",

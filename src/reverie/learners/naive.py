@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from reverie.device import Device
 from reverie.learners.base import SolverLearner
+from reverie.probes.buffer_classes import BufferClasses
 from reverie.replay import Buffer
 from reverie.seeding import Randomness
 from reverie.streams.rows import JoinedRows, TensorRows, stored_bytes
-from reverie.types import Memory, Phase, Rows, State, StreamSpec, Task
+from reverie.types import Memory, Phase, Probe, Rows, State, StreamSpec, Task
 
 
 @dataclass(eq=False, repr=False)
@@ -73,3 +75,6 @@ class Cumulative(SolverLearner):
     def memory(self) -> Memory:
         base = super().memory()
         return Memory({**base.persistent, "kept rows": self.kept.num_bytes()}, base.working, stores="raw")
+
+    def probes(self) -> Sequence[Probe]:
+        return (BufferClasses(self.kept),)

@@ -27,7 +27,7 @@ BLOCK = 1000
 
 @dataclass(eq=False, repr=False)
 class RanPAC(StatisticsLearner):
-    """Scores h (G + l I)^-1 Q of h = relu(x W), W ~ N(0, 1): G sums h'h and Q sums h'y (one-hot) over all rows so far, equations 5 and 6.
+    """Scores h (G + l I)^-1 Q of h = relu(x W), W ~ N(0, 1): G sums h'h and Q sums h'y (one-hot) over all rows so far.
 
     W is made again from the seed whenever the learner is built, so it counts as no kept bytes, only as working memory. Without a
     projection (``projection`` = None) h = x, and this is recursive ridge regression. G is kept in float32, one triangle of it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -9,10 +10,11 @@ from pydantic import Field
 
 from reverie.device import Device
 from reverie.learners.base import SolverLearner, prefixed
+from reverie.probes.buffer_classes import BufferClasses
 from reverie.replay import Buffer, importance, mix, replay_rows
 from reverie.replay.mixing import Importance, ReplaySize, check_replay_rows
 from reverie.seeding import Randomness
-from reverie.types import Batch, Losses, Memory, Phase, State, StreamSpec, Task
+from reverie.types import Batch, Losses, Memory, Phase, Probe, State, StreamSpec, Task
 
 
 @dataclass(eq=False, repr=False)
@@ -57,3 +59,6 @@ class Replay(SolverLearner):
         rehearses = self.task > 0 and self.importance != 1.0
         past = replay_rows(self.replay_size, phase.batch_size, self.task) if rehearses else 0
         return self.network.flops(phase.batch_size + past)
+
+    def probes(self) -> Sequence[Probe]:
+        return (BufferClasses(self.buffer),)

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from reverie.checks import NotReadyError, OptionsError
+from reverie.checks import NotReadyError, OptionsError, Problems
 from reverie.options import Part, Table
 from reverie.replay.selection import Strategy, herding, reservoir_slots
 from reverie.seeding import Randomness
@@ -34,6 +34,16 @@ class Buffer(Part):
         Field(description="what the budget counts; items and bytes are shared equally by the classes so far"),
     ] = "items-per-class"
     strategy: Annotated[Strategy, Field(description="which rows stay")] = "class-balanced"
+
+    def check(self, problems: Problems) -> None:
+        for name, value, usual in (
+            ("unit", self.unit, "items-per-class"),
+            ("strategy", self.strategy, "class-balanced"),
+        ):
+            problems.check(
+                self.budget is not None or value == usual,
+                f"{name} = {value!r}: has no effect where budget = None keeps everything; give a budget or leave it out",
+            )
 
     def check_budget(self, classes: int) -> None:
         """Raises OptionsError when the budget cannot hold one row of each of that many classes."""
@@ -102,11 +112,9 @@ class Buffer(Part):
 
     def _add_reservoir(self, rows: Rows, order: Tensor, task: int) -> None:
         capacity = self.reservoir or self.capacity()
+        assert capacity is not None  # checked: a reservoir has a budget
         seen, dtype = self.seen.get("all", 0), self.x.dtype
-        if capacity is None:
-            chosen, slots = torch.arange(len(rows)), torch.arange(seen, seen + len(rows))
-        else:
-            chosen, slots = reservoir_slots(seen, len(rows), capacity, self.choice.at("reservoir", task))
+        chosen, slots = reservoir_slots(seen, len(rows), capacity, self.choice.at("reservoir", task))
         x, y, where = self._read(rows, order[chosen], task)
         if self.x.dtype != dtype and self.unit == "bytes":  # rows turned out to need more bytes: fewer fit
             keep = torch.randperm(len(self.x), generator=self.choice.at("smaller reservoir", task))[: self.capacity()]

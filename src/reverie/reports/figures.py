@@ -244,38 +244,55 @@ def _one_loss(groups: Sequence[Group], name: str) -> Picture:
     return _draw(MEDIUM, paint, alt, name)
 
 
-def replay_histograms(group: Group) -> list[Picture]:
-    """One panel a task: how often each class was among the replay; a line where all past classes would be equal."""
-    shares = {task: tables.replay_shares(group, task) for task in range(group.tasks)}
-    shown = [task for task, estimates in shares.items() if estimates]
-    return [_one_histogram(group, shown[k], shares[shown[k]]) for k in spread(len(shown))]
+@dataclass(frozen=True)
+class Histogram:
+    """A probe's histogram over classes: when it was made, what it counts, and how a count is written."""
+
+    probe: str
+    moment: str
+    counts: str
+    text: Callable[[float | None], str]
 
 
-def _one_histogram(group: Group, task: int, shares: Sequence[Estimate]) -> Picture:
+REPLAY = Histogram(
+    "replay-quality", "learning task", "share of each {which} among the replay of {label} while", percent
+)
+BUFFER = Histogram("buffer-classes", "after task", "rows of each {which} in the buffer of {label}", words.whole)
+
+
+def histograms(group: Group, kind: Histogram) -> list[Picture]:
+    """One panel a task: how often each class was there; a line where all classes so far would be equal."""
+    found = {task: tables.histogram(group, task, kind.probe) for task in range(group.tasks)}
+    shown = [task for task, estimates in found.items() if estimates]
+    return [_one_histogram(group, shown[k], found[shown[k]], kind) for k in spread(len(shown))]
+
+
+def _one_histogram(group: Group, task: int, estimates: Sequence[Estimate], kind: Histogram) -> Picture:
     classes = [record.result.classes for record in group.shown]
-    agreed = all(names == classes[0] for names in classes) and len(classes[0]) == len(shares)
-    names = [str(name) for name in classes[0]] if agreed else [str(k + 1) for k in range(len(shares))]
-    means = [estimate.mean or 0.0 for estimate in shares]
+    agreed = all(names == classes[0] for names in classes) and len(classes[0]) == len(estimates)
+    names = [str(name) for name in classes[0]] if agreed else [str(k + 1) for k in range(len(estimates))]
+    means = [estimate.mean or 0.0 for estimate in estimates]
     past = max((k + 1 for k, mean in enumerate(means) if mean > 0), default=1)
-    title = f"learning task {task + 1}"
+    title = f"{kind.moment} {task + 1}"
 
     def paint(axes: Axes) -> None:
         x = np.arange(len(names))
         axes.bar(x, means, color=SERIES[0], alpha=0.75, width=0.8)
-        axes.errorbar(x, means, [e.error or 0.0 for e in shares], fmt="none", color=INK, elinewidth=0.8)
-        axes.plot([-0.5, past - 0.5], [1 / past, 1 / past], color=SERIES[1], linewidth=1.2, dashes=(4, 2))
+        axes.errorbar(x, means, [e.error or 0.0 for e in estimates], fmt="none", color=INK, elinewidth=0.8)
+        axes.plot([-0.5, past - 0.5], [sum(means) / past] * 2, color=SERIES[1], linewidth=1.2, dashes=(4, 2))
         axes.set_title(title)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
+        if kind.text is percent:
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=" %"))
         axes.yaxis.set_major_locator(MaxNLocator(3))
         axes.grid(axis="x", visible=False)
         axes.set(ylim=(0, None), xlabel="class" if agreed else "place of the class")
         every = -(-len(names) // 10) if max(map(len, names)) < 4 else -(-len(names) // 3)
         axes.set_xticks(x[::every], [_cut(name, 9) for name in names[::every]])
 
-    said = ", ".join(f"{name} {percent(mean)}" for name, mean in list(zip(names, means, strict=True))[:20])
+    said = ", ".join(f"{name} {kind.text(mean)}" for name, mean in list(zip(names, means, strict=True))[:20])
     more = f" and {len(names) - 20} more classes" if len(names) > 20 else ""
     which = "class" if agreed else "class by its place in the stream"
-    alt = f"Bars: share of each {which} among the replay of {group.label} while {title}: {said}{more}."
+    alt = f"Bars: {kind.counts.format(which=which, label=group.label)} {title}: {said}{more}."
     return _draw(SMALL, paint, alt, title)
 
 

@@ -72,7 +72,7 @@ class Setting:
     forgetting: Picture | None
     losses: tuple[Picture, ...]
     samples: tuple[tuple[str, tuple[Image, ...]], ...]
-    histograms: tuple[tuple[str, tuple[Picture, ...]], ...]
+    histograms: tuple[tuple[str, str, tuple[Picture, ...]], ...]
     agreements: tuple[Agreement, ...]
     latents: tuple[Latents, ...]
     memory: Picture | None
@@ -91,16 +91,35 @@ class Environment:
     rows: tuple[tuple[str, str], ...]
 
 
-AGREEMENTS = (  # number of the replay-quality probe, title, meaning
+HISTOGRAMS = (  # what is drawn, meaning
     (
+        figures.REPLAY,
+        "Share of each class among replay. Dashed: what each past class would get in equal parts.",
+    ),
+    (
+        figures.BUFFER,
+        "Rows of each class in the buffer. Dashed: what each class so far would get in equal parts.",
+    ),
+)
+
+AGREEMENTS = (  # probe, its number, title, meaning
+    (
+        "replay-quality",
         "label_agreement",
         "Are the labels right?",
         "Share of replayed rows whose label is that of most of their nearest real test rows, while each task was learnt.",
     ),
     (
+        "replay-quality",
         "solver_agreement",
         "Does the solver still agree?",
         "Share of replayed rows on which the solver, after each task, answers as the frozen one before it.",
+    ),
+    (
+        "solver-agreement",
+        "solver_agreement",
+        "Does the solver still agree on new rows?",
+        "Share of each task's training rows on which the solver, after that task, answers as the frozen one before it.",
     ),
 )
 
@@ -178,7 +197,10 @@ def _setting(anchor: str, key: tuple[str, str], groups: list[Group]) -> Setting:
         losses=tuple(figures.losses(groups)),
         samples=tuple((_whose(group), images) for group in groups if (images := _samples(group))),
         histograms=tuple(
-            (group.label, tuple(panels)) for group in groups if (panels := figures.replay_histograms(group))
+            (group.label, meaning, tuple(panels))
+            for group in groups
+            for kind, meaning in HISTOGRAMS
+            if (panels := figures.histograms(group, kind))
         ),
         agreements=tuple(found for entry in AGREEMENTS if (found := _agreement(groups, *entry))),
         latents=tuple(each for group in groups if (each := _latents(group))),
@@ -219,11 +241,11 @@ def _samples(group: Group) -> tuple[Image, ...]:
     return tuple(images)
 
 
-def _agreement(groups: Sequence[Group], number: str, title: str, meaning: str) -> Agreement | None:
+def _agreement(groups: Sequence[Group], probe: str, number: str, title: str, meaning: str) -> Agreement | None:
     most = max(group.tasks for group in groups)
     found = {
         group.label: {
-            task: estimate for task in range(most) if (estimate := tables.finding_estimate(group, task, number))
+            task: estimate for task in range(most) if (estimate := tables.finding_estimate(group, task, probe, number))
         }
         for group in groups
     }

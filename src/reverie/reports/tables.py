@@ -215,21 +215,22 @@ def task_names(groups: Sequence[Group]) -> list[str]:
     ]
 
 
-def finding_estimate(group: Group, task: int, name: str) -> Estimate | None:
+def finding_estimate(group: Group, task: int, probe: str, name: str) -> Estimate | None:
     """A probe's number after a task over seeds; None where no run has it."""
-    values = [finding.number(name) for record in group.shown for finding in _findings(record, task)]
+    values = [finding.number(name) for record in group.shown for finding in _findings(record, task, probe)]
     known = [value for value in values if value is not None]
     return Estimate.of(known) if known else None
 
 
-def replay_shares(group: Group, task: int) -> list[Estimate]:
-    """Share of each class, by its place in the stream, among replay while a task (from 0) was learnt; empty without replay."""
-    found = [shares for record in group.shown for f in _findings(record, task) if (shares := f.numbers_of("histogram"))]
+def histogram(group: Group, task: int, probe: str) -> list[Estimate]:
+    """A probe's histogram after a task (from 0), a number for each class by its place in the stream; empty where it has none."""
+    findings = [finding for record in group.shown for finding in _findings(record, task, probe)]
+    found = [numbers for finding in findings if (numbers := finding.numbers_of("histogram"))]
     return [Estimate.of(column) for column in zip(*found, strict=False)]
 
 
-def _findings(record: RunRecord, task: int) -> list[FindingLine]:
-    return [finding for finding in record.result.findings if finding.task == task]
+def _findings(record: RunRecord, task: int, probe: str) -> list[FindingLine]:
+    return [finding for finding in record.result.findings if (finding.task, finding.probe) == (task, probe)]
 
 
 def _group(label: str, members: Sequence[RunRecord]) -> Group:

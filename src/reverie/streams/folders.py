@@ -21,6 +21,10 @@ def read(path: Path, tasks: int) -> tuple[list[str], list[tuple[Any, ...]]]:
     files = sorted(path.glob("*.npz"))
     if files:
         problems = Problems()
+        problems.check(
+            tasks == 1,
+            f"tasks = {tasks}: has no effect, for each of the {len(files)} .npz files is a task; leave it out",
+        )
         arrays = [_npz(file, problems) for file in files]
         problems.raise_as(DataError, f"{path} cannot be read")
         return [file.stem for file in files], arrays

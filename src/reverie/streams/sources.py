@@ -140,6 +140,10 @@ class Rotated(Part):
             )
             wrong = [angle for angle in self.angles if not -360 <= angle <= 360]
             problems.check(not wrong, f"angles = {wrong}: must lie between -360 and 360 degrees")
+            problems.check(
+                self.max_angle == 180,
+                f"max_angle = {self.max_angle:g}: has no effect where angles are given; give one of the two",
+            )
 
     def build(self, scenario: Scenario, seed: int, data_dir: str | None = None) -> ArrayStream:
         data = load(self.dataset, data_dir)
@@ -234,7 +238,9 @@ class Folder(Part):
     names; or images as ``train/<class>/*.png`` (and ``test/...``), their classes dealt out to ``tasks`` tasks."""
 
     path: Annotated[str, Field(description="the folder")]
-    tasks: Annotated[int, Field(ge=1, description="number of tasks that image classes are dealt out to")] = 1
+    tasks: Annotated[
+        int, Field(ge=1, description="number of tasks that image classes are dealt out to; an .npz is a task by itself")
+    ] = 1
     test_fraction: Annotated[
         float, Field(gt=0, lt=1, description="share of rows held out where no test rows are given")
     ] = 0.2

@@ -250,6 +250,8 @@ def assemble(
     problems = Problems()
     if not pieces:
         raise DataError("a stream needs at least one task; got none")
+    names = numbered([piece.name for piece in pieces])
+    pieces = [replace(piece, name=name) for piece, name in zip(pieces, names, strict=True)]
     scenarios = get_args(Scenario)
     problems.check(scenario in scenarios, f"scenario = {scenario!r}: no such scenario; {nearest(scenario, scenarios)}")
     problems.check(
@@ -451,9 +453,9 @@ def stratified(labels: np.ndarray, fraction: float, seed: int, *purpose: object)
 def _piece_from_arrays(name: str, arrays: Sequence[Any], test_fraction: float, seed: int) -> Piece:
     if len(arrays) not in (2, 4):
         raise DataError(f"{name}: {len(arrays)} arrays; give (x, y) or (x, y, x_test, y_test)")
-    x, y = _as_array(arrays[0]), _as_labels(arrays[1], name)
+    x, y = _as_array(arrays[0], name), _as_labels(arrays[1], name)
     if len(arrays) == 4:
-        test = Data(_as_array(arrays[2]), _as_labels(arrays[3], name))
+        test = Data(_as_array(arrays[2], name), _as_labels(arrays[3], name))
         return Piece(name, Data(x, y), test, _distinct(y))
     if not 0 < test_fraction < 1:
         raise DataError(
@@ -475,18 +477,49 @@ def _checksum(piece: Piece) -> str:
     return digest.hexdigest()
 
 
-def _as_array(x: Any) -> Any:
-    return x.detach().cpu() if isinstance(x, Tensor) else np.asarray(x)
+def _as_array(x: Any, name: str) -> Any:
+    """x as it can be looked at; which numbers are in it is checked with the rest. Raises DataError for anything but numbers."""
+    try:
+        made = x.detach().cpu() if isinstance(x, Tensor) else np.asarray(x)
+        array = made.numpy() if isinstance(made, Tensor) else made
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{name}: inputs are no array of numbers ({error}); all rows need one shape and type"
+        ) from error
+    if array.dtype.kind not in "biufc":
+        raise DataError(f"{name}: inputs of dtype {array.dtype}; expected numbers: try np.asarray(x, dtype='float32')")
+    if array.ndim == 0 or array.size == 0 < len(array):
+        raise DataError(f"{name}: inputs of shape {array.shape}; expected rows of at least one number, shape (N, ...)")
+    return made
 
 
 def _names(names: Sequence[str] | None, tasks: int) -> Sequence[str]:
     if names is not None and len(names) != tasks:
         raise DataError(f"names = {list(names)}: {len(names)} names for {tasks} tasks; give one for each")
-    return names or [f"task {number + 1}" for number in range(tasks)]
+    return numbered(names or [f"task {number + 1}" for number in range(tasks)])
+
+
+def numbered(names: Sequence[str]) -> list[str]:
+    """The names, with a number behind each that was there before, so that no two are the same.
+
+    >>> numbered(["mnist", "usps", "mnist"])
+    ['mnist', 'usps', 'mnist (2)']
+    """
+    found: list[str] = []
+    for name in names:
+        unique, number = name, 1
+        while unique in found or (number > 1 and unique in names):
+            number += 1
+            unique = f"{name} ({number})"
+        found.append(unique)
+    return found
 
 
 def _as_labels(y: Any, name: str) -> np.ndarray:
-    labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    try:
+        labels = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{name}: labels are no array of integers or strings ({error}); expected one a row") from error
     if labels.dtype.kind == "S" or (labels.dtype.kind == "O" and all(isinstance(label, str) for label in labels.flat)):
         labels = labels.astype(str)
     if labels.ndim != 1:
