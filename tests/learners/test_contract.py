@@ -35,11 +35,11 @@ from tests.tiny import (
 
 SCENARIOS = ("class", "task", "domain")
 # Generative replay is as many methods as there are generators; with the VAE it is the table's own entry. Any method can be
-# put behind a frozen backbone; one that trains no network is a case of its own.
+# put behind a frozen backbone; those that train no network, or look at all rows of a task at once, are cases of their own.
 CASES = [
     *LEARNERS.names(),
     *(f"generative-replay with {name}" for name in GENERATORS.names() if name != "vae"),
-    "frozen-backbone with streaming-lda",
+    *(f"frozen-backbone with {name}" for name in ("streaming-lda", "ranpac", "fetril", "generative-classifier")),
 ]
 
 # What is kept between tasks beside solver and backbone, by method.

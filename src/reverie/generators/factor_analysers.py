@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from reverie.generators.clustering import ROWS, k_means
+from reverie.generators.clustering import ROWS, Chunks, k_means
 from reverie.generators.gaussian import LowRank
 from reverie.generators.gmm import EMPTY, absolute_floor, climb
 from reverie.options import Part
@@ -40,7 +41,8 @@ class MixtureOfFactorAnalysers(Part):
     def fit(self, z: Tensor, rng: torch.Generator) -> FittedFactorAnalysers:
         floor = absolute_floor(z, self.floor)
         start = self._start(z, k_means(z, self.components, rng)[1], floor, rng)
-        best, _ = climb(start, lambda mixture: _step(mixture, z, floor), self.tolerance, self.iterations)
+        chunks = Chunks(z, start.centre, squares=True, size=ROWS)
+        best, _ = climb(start, lambda mixture: _step(mixture, chunks, floor), self.tolerance, self.iterations)
         return FittedFactorAnalysers(
             len(z), best.weights.to(z), best.means.to(z), best.loadings.to(z), best.noise.to(z)
         )
@@ -108,53 +110,69 @@ class FittedFactorAnalysers:
 
 
 class FactorMixture:
-    """The same in float64, with what the Woodbury identity needs of each component."""
+    """The same in float64, with what the Woodbury identity needs of each component, about the centre."""
 
-    def __init__(self, weights: Tensor, means: Tensor, loadings: Tensor, noise: Tensor) -> None:
+    def __init__(
+        self, weights: Tensor, means: Tensor, loadings: Tensor, noise: Tensor, centre: Tensor | None = None
+    ) -> None:
         self.weights, self.means, self.loadings, self.noise = weights, means, loadings, noise
+        self.centre = weights @ means / weights.sum() if centre is None else centre
+        self.moved = means - self.centre
         self.parts = [LowRank(w, psi) for w, psi in zip(loadings, noise, strict=True)]
+        log_det = torch.stack([part.log_det for part in self.parts])
+        self.constant = weights.log() - 0.5 * (log_det + means.shape[1] * math.log(2 * math.pi))
 
     def log_joint(self, z: Tensor) -> Tensor:
         """(n, d) -> (n, k) log w_k N(z; k)."""
-        logs = [part.log_prob(z - mean) for part, mean in zip(self.parts, self.means, strict=True)]
-        return self.weights.log() + torch.stack(logs, dim=1)
+        x = z - self.centre
+        return self.joint(x, x.square())[0]
+
+    def joint(self, x: Tensor, squares: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The same of rows about the centre and their squares, and each component's means of the factors (n, q)."""
+        precision = 1 / self.noise
+        square = squares @ precision.T - 2 * x @ (self.moved * precision).T
+        square = square + (self.moved.square() * precision).sum(dim=1)
+        factors, explained = [], []
+        for part, mean in zip(self.parts, self.moved, strict=True):
+            along = x @ part.scaled - mean @ part.scaled
+            factors.append(along @ part.inverse)
+            explained.append((along * factors[-1]).sum(dim=1))
+        return self.constant - 0.5 * (square - torch.stack(explained, dim=1)).clamp(min=0), factors
 
 
-def _step(mixture: FactorMixture, z: Tensor, floor: float) -> tuple[float, FactorMixture, bool]:
-    """One iteration; components that have lost their rows are dropped."""
+def _step(mixture: FactorMixture, chunks: Chunks, floor: float) -> tuple[float, FactorMixture, bool]:
+    """One iteration; components that have lost their rows are dropped. ``chunks`` are about the mixture's centre."""
     k, d, q = mixture.loadings.shape
-    shapes = ((), (k,), (k, d), (k, d), (k, d, q))
-    total, counts, first, square, cross = (mixture.means.new_zeros(shape) for shape in shapes)
-    # beta z is the mean of the factors: beta = (I + W' psi^-1 W)^-1 W' psi^-1 (q, d)
-    beta = [part.inverse @ part.scaled.T for part in mixture.parts]
-    for rows in z.split(ROWS):
-        x = rows.double()
-        joint = mixture.log_joint(x)
+    shapes = ((), (k,), (k, d), (k, d), (k, q), (k, d, q))
+    total, counts, first, second, hidden, cross = (mixture.means.new_zeros(shape) for shape in shapes)
+    for x, squares in chunks:
+        joint, factors = mixture.joint(x, squares)
         log_likelihood = joint.logsumexp(dim=1)
         total += log_likelihood.sum()
         weight = (joint - log_likelihood[:, None]).exp()
         counts += weight.sum(dim=0)
+        first += weight.T @ x
+        second += weight.T @ squares
         for j in range(k):
-            centred = x - mixture.means[j]
-            weighted = weight[:, j, None] * centred
-            first[j] += weighted.sum(dim=0)
-            square[j] += (weighted * centred).sum(dim=0)
-            cross[j] += weighted.T @ (centred @ beta[j].T)
+            weighted = weight[:, j, None] * factors[j]
+            hidden[j] += weighted.sum(dim=0)
+            cross[j] += x.T @ weighted
     alive = counts >= EMPTY
     means, loadings, noise = [], [], []
     for j in alive.nonzero().flatten().tolist():
-        shift = first[j] / counts[j]
-        variance = square[j] / counts[j] - shift.square()
-        covariance = cross[j] / counts[j] - torch.outer(shift, beta[j] @ shift)  # S beta' (d, q) about the new mean
-        factors = mixture.parts[j].inverse + beta[j] @ covariance  # mean of x x'
-        weights = torch.linalg.solve(factors, covariance.T).T
-        means.append(mixture.means[j] + shift)
+        # With c = z - new mean and y = beta c, the mean of the factors (beta = (I + W' psi^-1 W)^-1 W' psi^-1): S beta' is the mean of c y'.
+        mean = first[j] / counts[j]
+        tied = cross[j] / counts[j] - torch.outer(mean, hidden[j] / counts[j])
+        variance = second[j] / counts[j] - mean.square()
+        beta = mixture.parts[j].inverse @ mixture.parts[j].scaled.T
+        factors_square = mixture.parts[j].inverse + beta @ tied
+        weights = torch.linalg.solve(factors_square, tied.T).T
+        means.append(mean + mixture.centre)
         loadings.append(weights)
-        noise.append((variance - (weights * covariance).sum(dim=1)).clamp(min=floor))
-    following = FactorMixture(
-        counts[alive] / counts[alive].sum(), torch.stack(means), torch.stack(loadings), torch.stack(noise)
-    )
-    return float(total) / len(z), following, not bool(alive.all())
+        noise.append((variance - (weights * tied).sum(dim=1)).clamp(min=floor))
+    shares = counts[alive] / counts[alive].sum()
+    following = FactorMixture(shares, torch.stack(means), torch.stack(loadings), torch.stack(noise), mixture.centre)
+    return float(total) / len(chunks.z), following, not bool(alive.all())
 
 
 def leading_directions(centred: Tensor, q: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:

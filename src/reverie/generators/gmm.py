@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from reverie.generators.clustering import ROWS, k_means
+from reverie.generators.clustering import ROWS, Chunks, k_means
 from reverie.generators.gaussian import JITTER, cholesky, packed, unpacked
 from reverie.options import Part
 from reverie.types import FittedDensity, State
@@ -129,11 +129,14 @@ class FittedMixture:
 
 
 class Mixture:
-    """A mixture in float64: weights (k,), means (k, d), covariance (k,), (k, d), (d, d) or (k, d, d)."""
+    """A mixture in float64: weights (k,), means (k, d), covariance (k,), (k, d), (d, d) or (k, d, d). Squares are taken about the
+    centre, by default the mixture's mean, so that a common offset costs no digits."""
 
-    def __init__(self, form: Form, weights: Tensor, means: Tensor, covariance: Tensor) -> None:
+    def __init__(
+        self, form: Form, weights: Tensor, means: Tensor, covariance: Tensor, centre: Tensor | None = None
+    ) -> None:
         self.form, self.weights, self.means, self.covariance = form, weights, means, covariance
-        self.centre = weights @ means / weights.sum()  # squares about it lose no digits to a common offset
+        self.centre = weights @ means / weights.sum() if centre is None else centre
         width = means.shape[1]
         if form in ("spherical", "diagonal"):
             log_det = covariance.log() * width if form == "spherical" else covariance.log().sum(dim=1)
@@ -146,7 +149,12 @@ class Mixture:
 
     def log_joint(self, z: Tensor) -> Tensor:
         """(n, d) -> (n, k) log w_k N(z; k)."""
-        x, means = z - self.centre, self.means - self.centre
+        x = z - self.centre
+        return self.joint(x, x.square() if self.form in ("spherical", "diagonal") else x)
+
+    def joint(self, x: Tensor, squares: Tensor) -> Tensor:
+        """The same of rows about the centre; squares: theirs, used where covariances have no more than a diagonal."""
+        means = self.means - self.centre
         if self.form == "full":
             square = torch.stack(
                 [
@@ -158,13 +166,10 @@ class Mixture:
             return self.constant - 0.5 * square
         if self.form == "tied":
             x, means = x @ self.inverse.T, means @ self.inverse.T
-        if self.form == "diagonal":
-            precision = 1 / self.covariance
-            square = x.square() @ precision.T - 2 * x @ (means * precision).T + (means.square() * precision).sum(dim=1)
-        else:
             square = x.square().sum(dim=1, keepdim=True) - 2 * x @ means.T + means.square().sum(dim=1)
-            if self.form == "spherical":
-                square = square / self.covariance
+        else:
+            precision = (1 / self.covariance).reshape(len(means), -1).expand_as(means)
+            square = squares @ precision.T - 2 * x @ (means * precision).T + (means.square() * precision).sum(dim=1)
         return self.constant - 0.5 * square.clamp(min=0)
 
     def parameters(self) -> int:
@@ -185,14 +190,15 @@ def expectation_maximisation(
     ``floor`` is added to every variance at each maximisation, as scikit-learn's ``reg_covar`` is.
     """
     reseeds = RESEEDS
+    chunks = _chunks(z, start.form)
 
     def step(mixture: Mixture) -> tuple[float, Mixture, bool]:
         nonlocal reseeds
-        sums = _Sums(mixture.form, z, len(mixture.weights))
-        for place, rows in enumerate(z.split(ROWS)):
-            joint = mixture.log_joint(rows.double())
+        sums = _Sums(mixture.form, chunks, len(mixture.weights))
+        for x, squares in chunks:
+            joint = mixture.joint(x, squares)
             total = joint.logsumexp(dim=1)
-            sums.add(rows, (joint - total[:, None]).exp(), total, place * ROWS)
+            sums.add(x, squares, (joint - total[:, None]).exp(), total)
         empty = sums.counts < EMPTY
         moved = bool(empty.any())
         if not moved:
@@ -203,7 +209,8 @@ def expectation_maximisation(
             found = _reseeded(found, z[sums.worst(int(empty.sum()))].double())
         return sums.value, found, True
 
-    return climb(start, step, tolerance, iterations)
+    begun = Mixture(start.form, start.weights, start.means, start.covariance, chunks.middle)
+    return climb(begun, step, tolerance, iterations)
 
 
 def climb(
@@ -227,29 +234,28 @@ def climb(
 class _Sums:
     """What a maximisation needs of rows and responsibilities (n, k), added up over chunks about the mean of all rows."""
 
-    def __init__(self, form: Form, z: Tensor, k: int) -> None:
-        width = z.shape[1]
+    def __init__(self, form: Form, chunks: Chunks, k: int) -> None:
+        width = chunks.z.shape[1]
         shapes = {"tied": (width, width), "full": (k, width, width)}
-        self.form, self.n = form, len(z)
-        self.middle = z.mean(dim=0, dtype=torch.float64)
+        self.form, self.middle, self.n = form, chunks.middle, 0
         self.counts, self.first, self.second, self.total = (
             self.middle.new_zeros(shape) for shape in ((k,), (k, width), shapes.get(form, (k, width)), ())
         )
         self._lowest: list[tuple[Tensor, Tensor]] = []
 
-    def add(self, rows: Tensor, weight: Tensor, log_likelihood: Tensor | None = None, place: int = 0) -> None:
-        x = rows.double() - self.middle
+    def add(self, x: Tensor, squares: Tensor, weight: Tensor, log_likelihood: Tensor | None = None) -> None:
         self.counts += weight.sum(dim=0)
         self.first += weight.T @ x
         if self.form == "full":
             for k in range(len(self.counts)):
                 self.second[k] += (weight[:, k, None] * x).T @ x
         else:
-            self.second += x.T @ x if self.form == "tied" else weight.T @ x.square()
+            self.second += x.T @ x if self.form == "tied" else weight.T @ squares
         if log_likelihood is not None:
             self.total += log_likelihood.sum()
-            low = log_likelihood.topk(min(len(self.counts), len(rows)), largest=False)
-            self._lowest.append((low.values, low.indices + place))
+            low = log_likelihood.topk(min(len(self.counts), len(x)), largest=False)
+            self._lowest.append((low.values, low.indices + self.n))
+        self.n += len(x)
 
     @property
     def value(self) -> float:
@@ -276,7 +282,7 @@ class _Sums:
             else:
                 covariance = second / counts[:, None, None] - means[:, :, None] * means[:, None, :]
             covariance.diagonal(dim1=-2, dim2=-1).add_(floor)
-        return Mixture(self.form, counts / counts.sum(), means + self.middle, covariance)
+        return Mixture(self.form, counts / counts.sum(), means + self.middle, covariance, self.middle)
 
 
 def _reseeded(mixture: Mixture, rows: Tensor) -> Mixture:
@@ -286,16 +292,22 @@ def _reseeded(mixture: Mixture, rows: Tensor) -> Mixture:
     if mixture.form != "tied":
         mean = torch.tensordot(mixture.weights, covariance, dims=1)
         covariance = torch.cat([covariance, mean.expand(len(rows), *covariance.shape[1:])])
-    return Mixture(mixture.form, weights / weights.sum(), torch.cat([mixture.means, rows]), covariance)
+    means = torch.cat([mixture.means, rows])
+    return Mixture(mixture.form, weights / weights.sum(), means, covariance, mixture.centre)
 
 
 def hard_mixture(z: Tensor, label: Tensor, form: Form, floor: float) -> Mixture:
     """Each row belongs to the one component that its label names; every component has rows."""
     k = int(label.max()) + 1
-    sums = _Sums(form, z, k)
-    for rows, mine in zip(z.split(ROWS), label.split(ROWS), strict=True):
-        sums.add(rows, torch.nn.functional.one_hot(mine, k).double())
+    chunks = _chunks(z, form)
+    sums = _Sums(form, chunks, k)
+    for (x, squares), mine in zip(chunks, label.split(chunks.size), strict=True):
+        sums.add(x, squares, torch.nn.functional.one_hot(mine, k).double())
     return sums.maximised(floor)
+
+
+def _chunks(z: Tensor, form: Form) -> Chunks:
+    return Chunks(z, z.mean(dim=0, dtype=torch.float64), squares=form in ("spherical", "diagonal"), size=ROWS)
 
 
 def mean_log_likelihood(mixture: Mixture, z: Tensor) -> float:

@@ -8,6 +8,7 @@ each row passes through it once.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from reverie.learners.generative_replay import GenerativeReplay
 from reverie.learners.naive import Naive
 from reverie.learners.replay import Replay
 from reverie.nn.cutting import split
-from reverie.nn.networks import Network, forward_flops, multiplications
+from reverie.nn.networks import Head, Network, forward_flops, multiplications
 from reverie.options import Part
 from reverie.seeding import Randomness
 from reverie.solvers import MLP, Module
@@ -53,6 +54,7 @@ from reverie.types import (
 )
 
 BACKBONE = "backbone"
+NORMALISED_ROWS = 4096  # of the first task, by which latents are standardised
 SHARED = ("steps", "batch_size", "learning_rate")  # of a stream's recommendations, what also suits a method on latents
 
 
@@ -76,6 +78,13 @@ class FrozenBackbone(Part):
         Literal["after-first-task", "from-start"],
         Field(description="trained on the first task and frozen then, or frozen from the start"),
     ] = "after-first-task"
+    normalise: Annotated[
+        Literal["standardise", "none"] | None,
+        Field(
+            description="standardise each number of the latent by the first task's mean and deviation, as part of what is frozen; None: where a network "
+            "learns on the latents, and not where statistics are added up"
+        ),
+    ] = None
     weights: Annotated[
         str | None, Field(description="safetensors file of reverie pretrain that the backbone starts from")
     ] = None
@@ -145,8 +154,16 @@ class FrozenBackbone(Part):
         self.inner.build(self.latent_spec, rng, device)
         self._current: tuple[int, Task] | None = None
         self.costs = multiplications(below, spec.input_shape)
+        self.standardised = self.normalise == "standardise" or (self.normalise is None and hasattr(self.inner, "network"))
+        if self.continues and self.standardised and not _first_linear(self.inner.network.module):
+            if self.normalise is not None:
+                raise OptionsError(
+                    f"normalise = 'standardise': what lies above cut = {self.place!r} does not begin with a linear layer, which would take the scale "
+                    "up; cut elsewhere, or leave the option out"
+                )
+            self.standardised = False
         if self.frozen == "from-start":
-            self._freeze()
+            self._freeze(None)
 
     def extend(self, spec: StreamSpec) -> None:
         self.inner.extend(self._behind(spec, self.latent_spec.input_shape))
@@ -158,6 +175,8 @@ class FrozenBackbone(Part):
         if self.below is None:
             self.whole.begin_task()
             self.whole.grow(self.spec.outputs)
+        elif task.index == 0 and self.standardised:
+            self._freeze(task)
         self.inner.begin_task(self._latent(task))
 
     def phases(self, task: Task | None) -> tuple[Phase, ...]:
@@ -190,7 +209,7 @@ class FrozenBackbone(Part):
 
     def end_phase(self, phase: Phase, task: Task | None) -> None:
         if phase.name == BACKBONE:
-            self._freeze()
+            self._freeze(task)
         else:
             self.inner.end_phase(phase, None if task is None else self._latent(task))
 
@@ -239,7 +258,7 @@ class FrozenBackbone(Part):
         if state["below"] is None:
             self.whole.load(state["whole"])
         else:
-            self.below = Network(copy.deepcopy(self._halves()[0]), None, self.device)
+            self.below = Network(self._lower(), None, self.device)
             self.below.load(state["below"])
         self.inner.load(state["inner"])
 
@@ -286,7 +305,7 @@ class FrozenBackbone(Part):
 
     def _behind(self, spec: StreamSpec, shape: tuple[int, ...]) -> StreamSpec:
         """The stream as the method sees it."""
-        return replace(spec, input_shape=shape, value_range=None, recommended=Recommended())
+        return replace(spec, input_shape=shape, value_range=(-math.inf, math.inf), recommended=Recommended())
 
     def _inner(self, above: nn.Module) -> Any:
         method = cast(Any, self.method).clone()
@@ -298,17 +317,32 @@ class FrozenBackbone(Part):
             self.continues = False
         return method
 
-    def _freeze(self) -> None:
-        """Everything below the cut becomes a copy that nothing trains; the method goes on from what lies above."""
-        below, above = self._halves()
-        self.below = Network(copy.deepcopy(below), None, self.device)
-        self.fingerprint = fingerprint(self.below.module.state_dict())
+    def _lower(self) -> nn.Module:
+        """A copy of what lies below the cut, with the scale of the latents after it."""
+        below = copy.deepcopy(self._halves()[0])
+        return nn.Sequential(below, Standardise(self.latent_spec.input_shape)) if self.standardised else below
+
+    def _freeze(self, task: Task | None) -> None:
+        """Everything below the cut becomes a copy that nothing trains; the method goes on from what lies above.
+
+        task: the first one, to whose latents the scale is fitted; None: it has not come yet.
+        """
+        above = self._halves()[1]
+        lower = self._lower()
+        self.below = Network(lower, None, self.device)
+        if self.standardised and task is not None:
+            places = torch.linspace(0, len(task.train) - 1, min(len(task.train), NORMALISED_ROWS)).long()
+            parts = [task.train.take(part).x.to(self.device.torch_device) for part in places.split(512)]
+            lower[1].fit(torch.cat([encoded(self.below, x) for x in parts]))  # type: ignore[index, operator]
+        self.fingerprint = fingerprint(lower.state_dict())
         self._current = None
         if self.continues:
             network = self.inner.network
             network.grow(self.whole.module.head.outputs)
             network.module.encoder[0].load_state_dict(above.state_dict())
             network.module.head.load_state_dict(self.whole.module.head.state_dict())
+            if self.standardised:
+                lower[1].undo_in(_first_linear(network.module))  # type: ignore[index, operator]
 
     def _latent(self, task: Task) -> Task:
         """The task with latents for inputs, each computed once while the task lasts."""
@@ -326,6 +360,43 @@ class FrozenBackbone(Part):
     def _encode(self, x: Tensor) -> Tensor:
         assert self.below is not None, "latents were asked for before the backbone was frozen"
         return encoded(self.below, x)
+
+
+class Standardise(nn.Module):
+    """(z - mean) / scale, number by number; fitted once. Deviations are floored at a tenth of their mean, so that a number that the
+    first task leaves constant is not blown up later."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(shape))
+        self.register_buffer("scale", torch.ones(shape))
+
+    def forward(self, z: Tensor) -> Tensor:
+        return (z - self.mean) / self.scale
+
+    def fit(self, z: Tensor) -> None:
+        deviation = z.std(dim=0, correction=0)
+        floor = 0.1 * deviation.mean()
+        self.mean.copy_(z.mean(dim=0))
+        self.scale.copy_((deviation + floor) if bool(floor > 0) else torch.ones_like(deviation))
+
+    def undo_in(self, layer: Any) -> None:
+        """Changes a linear layer so that it gives for standardised latents what it gave for the others."""
+        with torch.no_grad():
+            layer.bias += layer.weight @ self.mean.flatten()
+            layer.weight *= self.scale.flatten()
+
+
+def _first_linear(module: nn.Module) -> Any:
+    """The linear layer that a network on latents begins with, flattening aside; None where it begins with another."""
+    for part in module.modules():
+        if list(part.children()) or isinstance(part, nn.Flatten | nn.Identity):
+            continue
+        return part if isinstance(part, nn.Linear | Head) and part.bias is not None else None
+    return None
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ from reverie.replay.mixing import Importance, ReplaySize, check_replay_rows
 from reverie.seeding import Randomness
 from reverie.types import Batch, Generator, Losses, Memory, Phase, Probe, State, StreamSpec, Task
 
+ALIGN = "align"
+
 
 @dataclass(eq=False, repr=False)
 class GenerativeReplay(SolverLearner):
@@ -50,6 +52,10 @@ class GenerativeReplay(SolverLearner):
     ] = False
     importance: Importance = "by-task"
     replay_size: ReplaySize = None
+    align_steps: Annotated[
+        int,
+        Field(ge=0, description="updates after each task on generated rows of all classes so far alone (needs a generator of classes)"),
+    ] = 0
     chunk: Annotated[int, Field(gt=0, description="steps whose replay is generated and labelled in one pass")] = 25
     drift_warning: Annotated[
         float,
@@ -74,6 +80,10 @@ class GenerativeReplay(SolverLearner):
             )
         if self.labels == "agreement" and not conditional and knows_classes:
             problems.add("labels = 'agreement': needs a conditional generator; use labels = 'condition' or 'solver'")
+        if self.align_steps and self.generator is not None and not (conditional and self.generator.trains_by == "fit"):
+            problems.add(
+                f"align_steps = {self.align_steps}: needs a generator that is fitted to classes, such as 'densities'; leave it out"
+            )
         if not self.distill and (self.temperature_squared or self.temperature != 2.0):
             problems.add(
                 f"temperature = {self.temperature}, temperature_squared = {self.temperature_squared}: shape soft labels, which "
@@ -113,6 +123,7 @@ class GenerativeReplay(SolverLearner):
     def begin_task(self, task: Task) -> None:
         # The copy is made before anything of the new task can touch solver or generator.
         self.scholar = self._freeze() if task.index > 0 else None
+        self._alignment = None
         super().begin_task(task)
         self.model.begin_task()
 
@@ -121,9 +132,12 @@ class GenerativeReplay(SolverLearner):
             return ()
         if self.model.own_phase:
             return (self.model.phase("generator"), self.phase("solver"))  # type: ignore[attr-defined]
-        return (self.phase("train"),)
+        train = self.phase("train")
+        return (train, Phase(ALIGN, train.batch_size, self.align_steps)) if self.align_steps else (train,)
 
     def step(self, phase: Phase, batch: Batch) -> Losses:
+        if phase.name == ALIGN:
+            return self._align(2 * phase.batch_size)
         r = importance(self.importance, self.task, self.rows_now, self.rows_before)
         past = None
         if self.scholar is not None and r < 1:
@@ -139,9 +153,22 @@ class GenerativeReplay(SolverLearner):
             losses |= prefixed("generator", self.model.step(both))
         return losses
 
-    def end_task(self, task: Task) -> None:
-        if self.model.trains_by == "fit":
+    def end_phase(self, phase: Phase, task: Task | None) -> None:
+        # At the end of this phase, not of the task: the alignment draws from it.
+        if phase.name == "train" and task is not None and self.model.trains_by == "fit":
             self.model.fit(task.train)
+
+    def _align(self, n: int) -> Losses:
+        """One update on n generated rows of all classes so far, those of the new task among them.
+
+        As the classifier alignment of SLCA (Zhang et al. 2023, arXiv 2303.05118): old and new classes are met in the same, generated
+        form, so that being generated tells nothing about the class.
+        """
+        if self._alignment is None:
+            self._alignment = Scholar(self.network, self.model, self.rng, self.chunk)
+            self._alignment.begin_task(replace(self._labelling(self.task + 1), source="condition"))
+        batch = self._alignment.sample(n)
+        return prefixed("solver", self.network.step(replace(batch, groups=self.groups)))
 
     # ------------------------------------------------------------------ state and cost
 
@@ -152,7 +179,7 @@ class GenerativeReplay(SolverLearner):
     def load(self, state: State) -> None:
         super().load(state)
         self.model.load(state["generator"])
-        self.scholar = None
+        self.scholar = self._alignment = None
         if state["scholar"] is not None:
             self.scholar = self._freeze()
             self.scholar.load(state["scholar"])
@@ -168,6 +195,8 @@ class GenerativeReplay(SolverLearner):
 
     def flops(self, phase: Phase, task: Task | None) -> float:
         new, total = phase.batch_size, 0.0
+        if phase.name == ALIGN:
+            return self.network.flops(2 * new) + self.model.flops(2 * new, train=False)
         past = self._past_rows(new)
         if phase.name != "generator":
             total += self.network.flops(new + past)

@@ -70,7 +70,7 @@ class RanPAC(StatisticsLearner):
         return self.sums.counts
 
     def solve(self) -> Any:
-        if self.ridge != HELD_OUT:
+        if not isinstance(self.ridge, str):
             weights = self.sums.weights(self.ridge)
             if weights is None:
                 most = float(self.sums.gram.diagonal().max())

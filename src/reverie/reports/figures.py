@@ -329,12 +329,12 @@ def projections(found: Projection, whose: str) -> list[Picture]:
     return [
         panel(
             0,
-            "real",
+            "real test rows",
             f"real test rows of each class, on the two principal components of all. Classes: {listed(shown)}.",
         ),
         panel(
             1,
-            f"generated, after task {found.task + 1}",
+            f"generated after task {found.task + 1}",
             "generated rows on the same axes. Distance of a class's centre from the real one, in spreads of its real rows: "
             f"{apart}.",
         ),

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from reverie.nn.networks import (
     mlp,
     multiplications,
     output_width,
+    pooled_stack,
     training_flops,
 )
 from reverie.nn.optimisers import Adam, Optimiser
@@ -150,20 +151,37 @@ class MLP(Classifier):
 
 @dataclass(eq=False, repr=False)
 class CNN(Classifier):
-    """A small convolutional network: 3x3 convolutions with ReLU, each halving height and width, then one hidden layer."""
+    """A small convolutional network: convolutions with ReLU, each halving height and width, then one hidden layer."""
 
     channels: Annotated[tuple[Positive, ...], Field(min_length=1, description="channels of the convolutions")] = (
         32,
         64,
     )
     width: Annotated[int, Field(gt=0, description="units of the hidden layer")] = 256
+    kernel: Annotated[Literal[3, 5], Field(description="height and width of the filters")] = 3
+    halving: Annotated[
+        Literal["stride", "max-pool"],
+        Field(description="how height and width are halved: stride 2, or a 2 x 2 maximum after an unpadded convolution"),
+    ] = "stride"
     optimiser: OptimiserOption = field(default_factory=Adam)
 
     usual_cut = "encoder.1"  # flattened outputs of the convolutions
 
     def encoder(self, shape: tuple[int, ...]) -> nn.Module:
         _needs_images("cnn", shape)
-        stack = conv_stack([shape[0], *self.channels], [2] * len(self.channels), batch_norm=False)
+        channels = [shape[0], *self.channels]
+        if self.halving == "stride":
+            stack = conv_stack(channels, [2] * len(self.channels), self.kernel, batch_norm=False)
+        else:
+            side = min(shape[1:])
+            for _ in self.channels:
+                side = (side - self.kernel + 1) // 2
+            if side < 1:
+                raise OptionsError(
+                    f"channels = {self.channels}, kernel = {self.kernel}, halving = 'max-pool': nothing is left of images of "
+                    f"{shape[1]} x {shape[2]}; use halving = 'stride', a smaller kernel or fewer channels"
+                )
+            stack = pooled_stack(channels, self.kernel, padding=0)
         flat = output_width(nn.Sequential(stack, nn.Flatten()), shape)
         return nn.Sequential(stack, nn.Flatten(), mlp([flat, self.width], last_activation=True))
 

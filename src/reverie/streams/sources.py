@@ -50,8 +50,8 @@ def protocol(name: str) -> Recommended:
         values = {"hidden": (2000, 2000), "latent_dim": 100, "steps": 5000, "batch_size": 256}
     else:
         values = {"hidden": (400, 400), "latent_dim": 100, "steps": 2000, "batch_size": 128}
-    channels = (32, 64) if name == "digits" else (32, 64, 64)
-    backbone = {"name": "cnn", "channels": channels, "width": 128 if name == "digits" else 256}
+    backbone: dict[str, Any] = {"name": "cnn", "channels": (32, 64)}
+    backbone |= {"width": 128} if name in ("digits", "usps") else {"kernel": 5, "halving": "max-pool"}
     return Recommended(solver={"name": "mlp"}, generator={"name": "vae"}, values=values, backbone=backbone)
 
 
