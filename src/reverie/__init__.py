@@ -18,6 +18,7 @@ _PUBLIC = {
     "solvers": "reverie.solvers",
     "generators": "reverie.generators",
     "learners": "reverie.learners",
+    "penalties": "reverie.penalties",
     "replay": "reverie.replay",
     "metrics": "reverie.metrics",
 }

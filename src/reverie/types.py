@@ -14,6 +14,7 @@ from reverie.seeding import Randomness
 
 Scenario = Literal["task", "domain", "class"]
 Level = Literal["input", "latent"]
+Stores = Literal["none", "latents", "raw"]
 Label: TypeAlias = str | int
 Losses: TypeAlias = dict[str, Tensor]
 State: TypeAlias = dict[str, Any]
@@ -208,7 +209,7 @@ class Memory:
 
     persistent: Mapping[str, int]
     working: Mapping[str, int]
-    stores: Literal["none", "latents", "raw"] = "none"
+    stores: Stores = "none"
 
     @property
     def persistent_bytes(self) -> int:
@@ -283,10 +284,18 @@ class Generator(Protocol):
     """
 
     level: Level
-    trains_by: Literal["step", "fit"]
-    own_phase: bool
-    stores_real_samples: bool
-    conditional: bool
+
+    @property
+    def trains_by(self) -> Literal["step", "fit"]: ...
+
+    @property
+    def own_phase(self) -> bool: ...
+
+    @property
+    def stores_real_samples(self) -> bool: ...
+
+    @property
+    def conditional(self) -> bool: ...
 
     def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None: ...
 

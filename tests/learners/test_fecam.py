@@ -12,7 +12,9 @@ from reverie.learners import FeCAM
 from tests.learners.vectors import built, class_by_class, shuffled, spec_of, taught, teach, vectors
 
 
-def slow_scores(new: Tensor, x: Tensor, y: Tensor, tukey: float | None, g: tuple[float, float], scaled: bool) -> np.ndarray:
+def slow_scores(
+    new: Tensor, x: Tensor, y: Tensor, tukey: float | None, g: tuple[float, float], scaled: bool
+) -> np.ndarray:
     power = 1.0 if tukey is None else tukey
     rows, labels, asked = x.double().numpy() ** power, y.numpy(), new.double().numpy() ** power
     d = rows.shape[1]

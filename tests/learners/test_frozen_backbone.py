@@ -106,11 +106,15 @@ def test_the_method_goes_on_from_what_the_first_task_taught() -> None:
         learner.end_phase = end_phase
 
     met: list[str] = []
-    make_loop(FrozenBackbone(backbone=MLP(hidden=(12, 8)), cut="encoder.1.1"), tiny_stream("class"), prepare=prepare).run()
+    make_loop(
+        FrozenBackbone(backbone=MLP(hidden=(12, 8)), cut="encoder.1.1"), tiny_stream("class"), prepare=prepare
+    ).run()
     assert met == ["backbone"]
 
 
-@pytest.mark.parametrize(("cut", "width"), [("encoder.1.1", 12), ("1.1", 12), ("encoder.1.2", 8), ("encoder", 8), (None, 8)])
+@pytest.mark.parametrize(
+    ("cut", "width"), [("encoder.1.1", 12), ("1.1", 12), ("encoder.1.2", 8), ("encoder", 8), (None, 8)]
+)
 def test_the_latent_is_the_output_of_the_named_module(cut: str | None, width: int) -> None:
     learner = train(FrozenBackbone(backbone=MLP(hidden=(12, 8)), cut=cut), tiny_stream("class")).learner
     x = torch.rand(5, 6)
@@ -232,6 +236,64 @@ def test_pretrained_on_other_data_and_frozen_from_the_start(tmp_path: Path) -> N
 
 
 def test_latent_densities_see_the_task_of_each_row() -> None:
-    run = train(GenerativeLatentReplay(GenerativeReplay(generator=Densities(Gaussian("diagonal")))), tiny_stream("domain"))
+    run = train(
+        GenerativeLatentReplay(GenerativeReplay(generator=Densities(Gaussian("diagonal")))), tiny_stream("domain")
+    )
     keys = set(run.learner.inner.model.components)
     assert keys == {(task, c) for task in range(3) for c in range(2)}
+
+
+# ---------------------------------------------------------------------------------------------- scale and alignment
+
+
+def test_latents_are_standardised_by_the_first_task_alone() -> None:
+    run = train(FrozenBackbone(Naive()), tiny_stream("class", rows=40))
+    z = torch.cat([run.learner._encode(batch.x) for batch in run.loop.stream[0].train.chunks(64)])
+    spread = z.std(dim=0, correction=0)
+    assert torch.allclose(z.mean(dim=0), torch.zeros(z.shape[1]), atol=1e-4)
+    assert bool((spread < 1).all())  # a floor keeps what hardly varies from being blown up
+    assert float(spread.median()) > 0.8
+    assert not train(FrozenBackbone(StreamingLDA()), tiny_stream("class")).learner.standardised
+
+
+def test_standardising_needs_a_linear_layer_above() -> None:
+    with pytest.raises(OptionsError, match="does not begin with a linear layer"):
+        make_loop(
+            FrozenBackbone(backbone=MLP(hidden=(8, 8)), cut="encoder.1.0", normalise="standardise"), tiny_stream()
+        )
+    assert not make_loop(
+        FrozenBackbone(backbone=MLP(hidden=(8, 8)), cut="encoder.1.0"), tiny_stream()
+    ).learner.standardised
+
+
+def test_alignment_sees_generated_rows_of_all_classes_alone() -> None:
+    seen: list[tuple[int, Tensor, Tensor]] = []
+
+    def prepare(learner: Any) -> None:
+        real = learner.inner.network.step
+
+        def step(batch: Any, **options: Any) -> Any:
+            seen.append((learner.task, batch.x, batch.y))
+            return real(batch, **options)
+
+        learner.inner.network.step = step
+
+    method = GenerativeReplay(generator=Densities(), labels="condition", align_steps=5)
+    loop = make_loop(GenerativeLatentReplay(method), tiny_stream("class"), prepare=prepare)
+    loop.run()
+    steps = {task: [(x, y) for t, x, y in seen if t == task] for task in range(3)}
+    real = {
+        tuple(row.tolist())
+        for task in loop.stream
+        for row in loop.learner._encode(task.train.take(torch.arange(len(task.train))).x)
+    }
+    for task, batches in steps.items():
+        assert len(batches) == 8 + 5
+        labels = torch.cat([y for _, y in batches[-5:]])
+        assert set(labels.tolist()) == set(loop.stream.spec.classes_until(task))
+        assert not any(tuple(row.tolist()) in real for x, _ in batches[-5:] for row in x)
+
+
+def test_alignment_needs_a_generator_of_classes() -> None:
+    with pytest.raises(OptionsError, match="align_steps = 5: needs a generator that is fitted to classes"):
+        GenerativeReplay(generator=Densities(scope="task"), align_steps=5)

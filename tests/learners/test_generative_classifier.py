@@ -44,7 +44,9 @@ def test_priors() -> None:
     x, y = vectors(rows=400)
     keep = (y != 0) | (torch.arange(400) < 40)
     by_counts = fitted(GenerativeClassifier(generator=EXACT.clone()), (x[keep], y[keep])).predict(x).scores
-    uniform = fitted(GenerativeClassifier(generator=EXACT.clone(), priors="uniform"), (x[keep], y[keep])).predict(x).scores
+    uniform = (
+        fitted(GenerativeClassifier(generator=EXACT.clone(), priors="uniform"), (x[keep], y[keep])).predict(x).scores
+    )
     counts = y[keep].bincount()
     assert torch.allclose(by_counts - uniform, (counts / counts.sum()).log().expand(400, 4), atol=1e-3)
 
@@ -59,7 +61,10 @@ def test_classes_of_several_tasks() -> None:
     assert torch.allclose(merged, once, rtol=1e-3, atol=1e-2)
     mixed = fitted(GenerativeClassifier(generator=EXACT.clone()), *halves)
     (_x1, y1), (_x2, y2) = halves
-    each = [fitted(GenerativeClassifier(generator=EXACT.clone(), priors="uniform"), half).predict(x).scores for half in halves]
+    each = [
+        fitted(GenerativeClassifier(generator=EXACT.clone(), priors="uniform"), half).predict(x).scores
+        for half in halves
+    ]
     shares = [(labels.bincount() / y.bincount()).log() for labels in (y1, y2)]
     expected = torch.logsumexp(torch.stack([each[0] + shares[0], each[1] + shares[1]]), dim=0)
     expected = expected + (y.bincount() / len(y)).log()
@@ -76,7 +81,9 @@ def test_nothing_is_answered_that_was_never_fitted() -> None:
 
 
 def test_generators_that_cannot_compare_classes_are_refused() -> None:
-    with pytest.raises(OptionsError, match=r"generator = VAE: has no density of single classes .*use generator = 'densities'"):
+    with pytest.raises(
+        OptionsError, match=r"generator = VAE: has no density of single classes .*use generator = 'densities'"
+    ):
         GenerativeClassifier(generator=VAE())
     with pytest.raises(OptionsError, match=r"generator.scope = 'task': does not tell classes apart"):
         GenerativeClassifier(generator=Densities(scope="task"))

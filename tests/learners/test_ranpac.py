@@ -46,12 +46,16 @@ def test_the_split_into_tasks_does_not_matter() -> None:
 def test_shards_merge_into_the_union() -> None:
     x, y = class_by_class(*vectors())
     whole = taught(RanPAC(projection=40), x, y)
-    first, *rest = (taught(RanPAC(projection=40), *part, classes=4) for part in zip(x.split(110), y.split(110), strict=True))
+    first, *rest = (
+        taught(RanPAC(projection=40), *part, classes=4) for part in zip(x.split(110), y.split(110), strict=True)
+    )
     for shard in rest:
         first.sums.merge(shard.sums)
     assert torch.equal(first.sums.counts, whole.sums.counts)
     assert torch.allclose(first.sums.gram, whole.sums.gram, rtol=0, atol=1e-6 * float(whole.sums.gram.max()))
-    with pytest.raises(OptionsError, match=r"4 classes, width 40 and 4 classes, width 30; fit both on latents of one cut"):
+    with pytest.raises(
+        OptionsError, match=r"4 classes, width 40 and 4 classes, width 30; fit both on latents of one cut"
+    ):
         first.sums.merge(taught(RanPAC(projection=30), x, y).sums)
 
 

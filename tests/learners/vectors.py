@@ -21,7 +21,11 @@ def vectors(rows: int = 300, width: int = 7, classes: int = 4, seed: int = 0, lo
     y = torch.arange(rows) % classes
     mix = torch.randn(classes, width, width, generator=rng) / width**0.5
     x = 2 * torch.randn(classes, width, generator=rng)[y]
-    x = x + (mix[y] @ torch.randn(rows, width, 1, generator=rng))[..., 0] + 0.5 * torch.randn(rows, width, generator=rng)
+    x = (
+        x
+        + (mix[y] @ torch.randn(rows, width, 1, generator=rng))[..., 0]
+        + 0.5 * torch.randn(rows, width, generator=rng)
+    )
     return (x if lowest is None else x - x.min() + lowest), y
 
 

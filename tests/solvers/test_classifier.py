@@ -13,7 +13,7 @@ from reverie.checks import OptionsError
 from reverie.device import CPU, Device
 from reverie.nn.optimisers import SGD, Adam
 from reverie.seeding import Randomness
-from reverie.solvers import CNN, MLP, SOLVERS, Classifier, ConvStack, Module
+from reverie.solvers import CNN, MLP, SOLVERS, Classifier, ConvStack, Module, cuts
 from reverie.types import Batch, Solver, StreamSpec
 
 
@@ -260,3 +260,30 @@ def test_cost_of_the_published_sizes() -> None:
     cifar = ConvStack(hidden=(50, 50))
     cifar.build(spec(100, (3, 32, 32)), Randomness(0), CPU)
     assert cifar.flops(1, train=False) == 2 * (5_160_960 + 1024 * 50 + 50 * 50 + 50 * 100)
+
+
+def test_max_pool_cnn_halves_by_maxima_of_unpadded_convolutions() -> None:
+    solver = CNN(channels=(3, 4), kernel=5, halving="max-pool", width=6)
+    solver.build(spec(3, (1, 28, 28)), Randomness(0), CPU)
+    x = torch.rand(2, 1, 28, 28)
+    first, second = (layer for layer in solver.module.encoder.modules() if isinstance(layer, torch.nn.Conv2d))
+    relu, pool = torch.nn.functional.relu, torch.nn.functional.max_pool2d
+    by_hand = pool(relu(second(pool(relu(first(x)), 2))), 2).flatten(1)
+    assert by_hand.shape == (2, 4 * 4 * 4)
+    assert torch.equal(solver.module.encoder[1](solver.module.encoder[0](x)), by_hand)
+
+
+def test_max_pool_cnn_on_images_too_small_for_it() -> None:
+    solver = CNN(channels=(3, 4), kernel=5, halving="max-pool")
+    with pytest.raises(OptionsError, match=r"nothing is left of images of 8 x 8; use halving = 'stride'"):
+        solver.build(spec(3, (1, 8, 8)), Randomness(0), CPU)
+
+
+@pytest.mark.parametrize("solver", [MLP(), CNN(), ConvStack(channels=(4, 4))])
+def test_every_cut_of_a_solver_is_listed_and_the_usual_one_marked(solver: Any) -> None:
+    found = cuts(solver, spec(3, (1, 8, 8)))
+    assert [cut.usual for cut in found].count(True) == 1
+    assert all(cut.name.startswith("encoder.") for cut in found)
+    usual = next(cut for cut in found if cut.usual)
+    assert usual.name.startswith(solver.usual_cut)
+    assert not hasattr(solver, "network")

@@ -46,7 +46,9 @@ def test_the_definition(kind: str) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(kind=st.sampled_from(KINDS), sizes=st.lists(st.integers(1, 60), min_size=1, max_size=12), seed=st.integers(0, 99))
+@given(
+    kind=st.sampled_from(KINDS), sizes=st.lists(st.integers(1, 60), min_size=1, max_size=12), seed=st.integers(0, 99)
+)
 def test_any_order_and_any_batches_equal_one_pass(kind: str, sizes: list[int], seed: int) -> None:
     x, y = vectors(rows=sum(sizes))
     once = added(kind, x, y, len(y))
@@ -74,7 +76,9 @@ def test_means_far_from_zero_cost_no_digits(kind: str) -> None:
 
 
 def test_others_are_refused_with_what_they_are() -> None:
-    with pytest.raises(OptionsError, match=r"scatter pooled, 4 classes, width 7 and scatter pooled, 4 classes, width 9"):
+    with pytest.raises(
+        OptionsError, match=r"scatter pooled, 4 classes, width 7 and scatter pooled, 4 classes, width 9"
+    ):
         Moments(7, 4, "pooled").merge(Moments(9, 4, "pooled"))
     with pytest.raises(OptionsError, match=r"3 classes, width 7; fit both on latents of one cut"):
         Moments(7, 4, "pooled").merge(Moments(7, 3, "pooled"))

@@ -29,7 +29,9 @@ def prepare(words: Sequence[str]) -> list[str]:
 
 def list_cuts(
     stream: Annotated[str, typer.Option(help="a stream: see reverie list streams")] = "split-digits",
-    backbone: Annotated[str | None, typer.Option(help="a solver: see reverie list solvers; default: the stream's")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="a solver: see reverie list solvers; default: the stream's")
+    ] = None,
     data_dir: Annotated[
         str | None, typer.Option(help="folder of data sets; default: REVERIE_DATA, then a cache")
     ] = None,
@@ -43,7 +45,9 @@ def list_cuts(
     found = cuts(solver, made.spec)
     raw = stored_bytes(made[0].train)
     if json:
-        print_json([{**asdict(cut), "width": cut.width, "latent_bytes": cut.num_bytes, "raw_bytes": raw} for cut in found])
+        print_json(
+            [{**asdict(cut), "width": cut.width, "latent_bytes": cut.num_bytes, "raw_bytes": raw} for cut in found]
+        )
         return
     grid = Table(box=None)
     for title in ("cut", "module", "shape", "width", "latent", "input", "below", "above", "saved, FLOP"):
@@ -62,7 +66,10 @@ def list_cuts(
         )
     console = Console()
     console.print(grid)
-    console.print("below, above: parameters on either side; saved: what a rehearsed latent is spared; * the usual cut", highlight=False)
+    console.print(
+        "below, above: parameters on either side; saved: what a rehearsed latent is spared; * the usual cut",
+        highlight=False,
+    )
 
 
 app = make_app(list_cuts)

@@ -15,7 +15,7 @@ from reverie.checks import OptionsError, nearest
 from reverie.cli.arguments import make_app
 from reverie.cli.display import print_json
 from reverie.experiments.presets import PRESETS
-from reverie.generators import GENERATORS
+from reverie.generators import DENSITIES, GENERATORS
 from reverie.learners import LEARNERS
 from reverie.nn.optimisers import OPTIMISERS
 from reverie.options import Option, Part, Table, signature, to_options
@@ -27,6 +27,7 @@ TABLES: dict[str, Table] = {
     "streams": STREAMS,
     "learners": LEARNERS,
     "generators": GENERATORS,
+    "densities": DENSITIES,
     "solvers": SOLVERS,
     "buffers": BUFFERS,
     "optimisers": OPTIMISERS,
@@ -39,7 +40,8 @@ def prepare(words: Sequence[str]) -> list[str]:
 
 def list_parts(
     kind: Annotated[
-        str | None, typer.Argument(help="streams, learners, generators, solvers, buffers, optimisers or presets")
+        str | None,
+        typer.Argument(help="streams, learners, generators, densities, solvers, buffers, optimisers or presets"),
     ] = None,
     name: Annotated[str | None, typer.Argument(help="one entry, with its options")] = None,
     json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,

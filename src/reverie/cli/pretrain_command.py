@@ -27,7 +27,9 @@ def prepare(words: Sequence[str]) -> list[str]:
 
 def pretrain_backbone(
     out: Annotated[Path, typer.Option(help="the .safetensors file to write")],
-    stream: Annotated[str, typer.Option(help="a stream (reverie list streams), or a data set (reverie data)")] = "digits",
+    stream: Annotated[
+        str, typer.Option(help="a stream (reverie list streams), or a data set (reverie data)")
+    ] = "digits",
     backbone: Annotated[str | None, typer.Option(help="a solver (reverie list solvers); default: the stream's")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="updates; default: the stream's, times its tasks")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="passes over the rows, instead of steps")] = None,
@@ -64,7 +66,9 @@ def pretrain_backbone(
         print_json({"file": str(out), **about})
         return
     console.print(
-        f"trained on {about['stream']}: {percent(about['accuracy'])} % on its test rows; weights in {out}", highlight=False, soft_wrap=True
+        f"trained on {about['stream']}: {percent(about['accuracy'])} % on its test rows; weights in {out}",
+        highlight=False,
+        soft_wrap=True,
     )
 
 

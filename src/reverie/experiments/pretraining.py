@@ -42,7 +42,7 @@ def pretrain(
     if hasattr(source, "build"):
         source = source.build("class", seed, settings.get("data_dir"))
     recommended = source.spec.recommended.backbone or {"name": "mlp"}
-    chosen = backbone if backbone is not None else from_options(SOLVERS, recommended)
+    chosen: Any = backbone if backbone is not None else from_options(SOLVERS, recommended)
     learner = Joint(solver=chosen, steps=steps, epochs=epochs, batch_size=batch_size)
     done = run(source, learner, seed=seed, observer=observer, **settings)
     network = done.learner.network

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 LLOYD_STEPS = 10
 ROWS = 4096  # rows in float64 at a time
@@ -91,6 +92,6 @@ def _means(chunks: Chunks, label: Tensor, centres: Tensor) -> Tensor:
     """Of the rows of each centre; a centre without rows stays where it is."""
     total = torch.zeros_like(centres)
     for (x, _), mine in zip(chunks, label.split(chunks.size), strict=True):
-        total.index_add_(0, mine, x)
+        total += one_hot(mine, len(centres)).double().T @ x  # not index_add_, whose order of sums varies on a GPU
     count = torch.bincount(label, minlength=len(centres))[:, None]
     return torch.where(count > 0, total / count.clamp(min=1), centres)

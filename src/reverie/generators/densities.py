@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -69,8 +69,8 @@ class Densities(Part):
         None
     )
 
-    trains_by = "fit"
-    own_phase = False
+    trains_by: ClassVar[Literal["fit"]] = "fit"
+    own_phase: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -154,7 +154,7 @@ class Densities(Part):
         known = self.known_classes()
         for c in classes.unique().tolist():
             self._members(c)  # raises for a class without density
-        column = torch.searchsorted(torch.tensor(known, device=z.device), classes.to(z.device))
+        column = torch.searchsorted(torch.tensor(known, device=z.device), classes.to(z.device).contiguous())
         return self.class_log_prob(z).gather(1, column[:, None])[:, 0]
 
     def known_classes(self) -> list[int]:

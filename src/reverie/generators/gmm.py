@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeVar
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from reverie.generators.clustering import ROWS, Chunks, k_means
 from reverie.generators.gaussian import JITTER, cholesky, packed, unpacked
@@ -302,7 +303,7 @@ def hard_mixture(z: Tensor, label: Tensor, form: Form, floor: float) -> Mixture:
     chunks = _chunks(z, form)
     sums = _Sums(form, chunks, k)
     for (x, squares), mine in zip(chunks, label.split(chunks.size), strict=True):
-        sums.add(x, squares, torch.nn.functional.one_hot(mine, k).double())
+        sums.add(x, squares, one_hot(mine, k).double())
     return sums.maximised(floor)
 
 

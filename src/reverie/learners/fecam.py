@@ -34,11 +34,14 @@ class FeCAM(StatisticsLearner):
     """
 
     tukey: Annotated[
-        float | None, Field(gt=0, le=1, description="power that rows are raised to, for inputs >= 0; None: left as they are")
+        float | None,
+        Field(gt=0, le=1, description="power that rows are raised to, for inputs >= 0; None: left as they are"),
     ] = 0.5
     shrinkage: Annotated[
         tuple[Weight, Weight],
-        Field(description="g1 and g2; the authors use (1, 1) on convolutional networks, (1, 0) and (10, 10) on transformers"),
+        Field(
+            description="g1 and g2; the authors use (1, 1) on convolutional networks, (1, 0) and (10, 10) on transformers"
+        ),
     ] = (1.0, 1.0)
     correlation: Annotated[bool, Field(description="scale each shrunk covariance to unit variances")] = True
 

@@ -61,8 +61,12 @@ class FeTrIL(SolverLearner):
         new, old = self._means_of(task), self.means
         places = {c: (task.train.labels == c).nonzero().flatten() for c in new.classes.tolist()}
         most = max(len(place) for place in places.values())
-        index = torch.stack([place[torch.arange(most) % len(place)] for place in places.values()])  # (new classes, most)
-        origin = torch.cat([torch.arange(len(new)), self._origins(new).cpu()])  # the new class behind each class, new ones first
+        index = torch.stack(
+            [place[torch.arange(most) % len(place)] for place in places.values()]
+        )  # (new classes, most)
+        origin = torch.cat(
+            [torch.arange(len(new)), self._origins(new).cpu()]
+        )  # the new class behind each class, new ones first
         table = torch.cat([new.means, old.means])
         shift = table - new.means[origin.to(table.device)]
         source = torch.arange(len(origin)).repeat_interleave(most)

@@ -30,7 +30,7 @@ from reverie.nn.networks import Head, Network, forward_flops, multiplications
 from reverie.options import Part
 from reverie.seeding import Randomness
 from reverie.solvers import MLP, Module
-from reverie.solvers.outputs import softmax_groups
+from reverie.solvers.outputs import ActiveClasses, softmax_groups
 from reverie.solvers.pretrained import Pretrained, read_pretrained
 from reverie.storage import fingerprint
 from reverie.streams.latents import LatentRows, encoded
@@ -48,6 +48,7 @@ from reverie.types import (
     Rows,
     Solver,
     State,
+    Stores,
     Stream,
     StreamSpec,
     Task,
@@ -72,7 +73,9 @@ class FrozenBackbone(Part):
     backbone: Annotated[Solver | None, Field(description="the network that is cut; None: the stream's")] = None
     cut: Annotated[
         str | None,
-        Field(description="module whose output is the latent (reverie cuts lists them); None: the backbone's usual one"),
+        Field(
+            description="module whose output is the latent (reverie cuts lists them); None: the backbone's usual one"
+        ),
     ] = None
     frozen: Annotated[
         Literal["after-first-task", "from-start"],
@@ -81,8 +84,8 @@ class FrozenBackbone(Part):
     normalise: Annotated[
         Literal["standardise", "none"] | None,
         Field(
-            description="standardise each number of the latent by the first task's mean and deviation, as part of what is frozen; None: where a network "
-            "learns on the latents, and not where statistics are added up"
+            description="standardise latents by the first task's means and deviations, as part of what is frozen; None: where a "
+            "network learns on them, and not where statistics are added up"
         ),
     ] = None
     weights: Annotated[
@@ -91,7 +94,9 @@ class FrozenBackbone(Part):
     steps: Annotated[
         int | None, Field(gt=0, description="updates of the backbone; None: the stream's, unless epochs are given")
     ] = None
-    epochs: Annotated[int | None, Field(gt=0, description="passes of the backbone over the first task, instead of steps")] = None
+    epochs: Annotated[
+        int | None, Field(gt=0, description="passes of the backbone over the first task, instead of steps")
+    ] = None
     batch_size: Annotated[int | None, Field(gt=0, description="rows a step of the backbone; None: the stream's")] = None
     memory_limit: Annotated[
         int, Field(ge=0, description="latents of a task that need more bytes than this are kept on disk")
@@ -105,7 +110,9 @@ class FrozenBackbone(Part):
         if isinstance(self.method, FrozenBackbone):
             problems.add("method: is behind a frozen backbone itself; give the method alone")
         elif getattr(self.method, "on_merged_stream", False):
-            problems.add("method = 'joint': trains on the merged stream; behind a frozen backbone the upper bound is 'cumulative'")
+            problems.add(
+                "method = 'joint': trains on the merged stream; behind a frozen backbone the upper bound is 'cumulative'"
+            )
         if self.frozen == "from-start" and self.weights is None and not isinstance(self.backbone, Module | None):
             problems.add(
                 "frozen = 'from-start': the backbone has not learnt anything; give weights = (a file of reverie pretrain), or a "
@@ -142,7 +149,7 @@ class FrozenBackbone(Part):
             raise OptionsError(
                 "frozen = 'from-start': the stream's backbone has not learnt anything; give weights = (a file of reverie pretrain)"
             )
-        self.place = self.cut if self.cut is not None else self.whole.usual_cut
+        self.place = self.cut if self.cut is not None else getattr(self.whole, "usual_cut", "encoder")
         below, above = self._halves()
         with torch.no_grad():
             probe = below.eval()(torch.zeros(1, *spec.input_shape, device=device.torch_device))
@@ -154,7 +161,9 @@ class FrozenBackbone(Part):
         self.inner.build(self.latent_spec, rng, device)
         self._current: tuple[int, Task] | None = None
         self.costs = multiplications(below, spec.input_shape)
-        self.standardised = self.normalise == "standardise" or (self.normalise is None and hasattr(self.inner, "network"))
+        self.standardised = self.normalise == "standardise" or (
+            self.normalise is None and hasattr(self.inner, "network")
+        )
         if self.continues and self.standardised and not _first_linear(self.inner.network.module):
             if self.normalise is not None:
                 raise OptionsError(
@@ -199,7 +208,7 @@ class FrozenBackbone(Part):
         if phase.name != BACKBONE:
             losses: Losses = self.inner.step(phase, batch)
             return losses
-        active = getattr(self.inner, "active_classes", "current")
+        active: ActiveClasses = getattr(self.inner, "active_classes", "current")
         groups = softmax_groups(self.spec, self.task, active)
         groups = None if groups is None else groups.to(self.device.torch_device)
         return prefixed(BACKBONE, self.whole.step(replace(batch, groups=groups)))
@@ -264,7 +273,7 @@ class FrozenBackbone(Part):
 
     def memory(self) -> Memory:
         inner = self.inner.memory()
-        stores = "latents" if inner.stores == "raw" else inner.stores
+        stores: Stores = "latents" if inner.stores == "raw" else inner.stores
         if self.below is None:
             return Memory(
                 {BACKBONE: self.whole.num_bytes(), **inner.persistent},
@@ -296,7 +305,9 @@ class FrozenBackbone(Part):
         """(below, above without the head), sharing the backbone's weights."""
         name = self.place
         if name == "head" or name.startswith("head."):
-            raise OptionsError(f"cut = {name!r}: this is the output, nothing lies above it; reverie cuts lists the places")
+            raise OptionsError(
+                f"cut = {name!r}: this is the output, nothing lies above it; reverie cuts lists the places"
+            )
         if name == "encoder":
             return self.whole.module.encoder, nn.Identity()
         if not name.startswith("encoder."):
@@ -333,7 +344,7 @@ class FrozenBackbone(Part):
         if self.standardised and task is not None:
             places = torch.linspace(0, len(task.train) - 1, min(len(task.train), NORMALISED_ROWS)).long()
             parts = [task.train.take(part).x.to(self.device.torch_device) for part in places.split(512)]
-            lower[1].fit(torch.cat([encoded(self.below, x) for x in parts]))  # type: ignore[index, operator]
+            lower[1].fit(torch.cat([encoded(self.below, x) for x in parts]))  # type: ignore[index]
         self.fingerprint = fingerprint(lower.state_dict())
         self._current = None
         if self.continues:
@@ -342,7 +353,7 @@ class FrozenBackbone(Part):
             network.module.encoder[0].load_state_dict(above.state_dict())
             network.module.head.load_state_dict(self.whole.module.head.state_dict())
             if self.standardised:
-                lower[1].undo_in(_first_linear(network.module))  # type: ignore[index, operator]
+                lower[1].undo_in(_first_linear(network.module))  # type: ignore[index]
 
     def _latent(self, task: Task) -> Task:
         """The task with latents for inputs, each computed once while the task lasts."""
@@ -419,7 +430,7 @@ class _OnLatents:
         self.probe, self.name = probe, probe.name
 
     def __call__(self, learner: Any, stream: Stream, task: Task, rng: Randomness) -> Finding:
-        return self.probe(learner.inner, _LatentStream(learner, stream), learner._latent(task), rng)
+        return self.probe(learner.inner, cast(Stream, _LatentStream(learner, stream)), learner._latent(task), rng)
 
 
 class _LatentStream:
@@ -429,7 +440,8 @@ class _LatentStream:
         self.spec = learner.latent_spec
         shape, limit = learner.latent_spec.input_shape, learner.memory_limit
         self.tests = [
-            replace(test, rows=LatentRows(test.rows, learner._encode, shape, limit, keep=False)) for test in stream.tests
+            replace(test, rows=LatentRows(test.rows, learner._encode, shape, limit, keep=False))
+            for test in stream.tests
         ]
 
 
@@ -450,7 +462,8 @@ class LatentReplay(FrozenBackbone):
     """Replay of stored latents behind a frozen backbone (Pellegrini et al. 2020, arXiv 1912.01100, with the layers below the cut frozen)."""
 
     method: Annotated[
-        Learner, Field(description="how latents are kept and rehearsed; its solver left at None: what lies above the cut")
+        Learner,
+        Field(description="how latents are kept and rehearsed; its solver left at None: what lies above the cut"),
     ] = field(default_factory=Replay)
 
 
@@ -463,5 +476,8 @@ class GenerativeLatentReplay(FrozenBackbone):
     """
 
     method: Annotated[
-        Learner, Field(description="generator of latents and how it is rehearsed; its solver left at None: what lies above the cut")
+        Learner,
+        Field(
+            description="generator of latents and how it is rehearsed; its solver left at None: what lies above the cut"
+        ),
     ] = field(default_factory=lambda: GenerativeReplay(generator=Densities(), labels="condition"))

@@ -40,10 +40,12 @@ class GenerativeClassifier(Part):
     """
 
     generator: Annotated[
-        Generator, Field(description="densities of classes, or of the classes of each task, which are mixed by their rows")
+        Generator,
+        Field(description="densities of classes, or of the classes of each task, which are mixed by their rows"),
     ] = field(default_factory=lambda: cast(Generator, Densities()))
     priors: Annotated[
-        Literal["counts", "uniform"], Field(description="pi_c: the class's share of all rows so far, or the same for all")
+        Literal["counts", "uniform"],
+        Field(description="pi_c: the class's share of all rows so far, or the same for all"),
     ] = "counts"
 
     on_merged_stream = False

@@ -54,7 +54,10 @@ class GenerativeReplay(SolverLearner):
     replay_size: ReplaySize = None
     align_steps: Annotated[
         int,
-        Field(ge=0, description="updates after each task on generated rows of all classes so far alone (needs a generator of classes)"),
+        Field(
+            ge=0,
+            description="updates after each task on generated rows of all classes so far alone (needs a generator of classes)",
+        ),
     ] = 0
     chunk: Annotated[int, Field(gt=0, description="steps whose replay is generated and labelled in one pass")] = 25
     drift_warning: Annotated[
@@ -106,6 +109,7 @@ class GenerativeReplay(SolverLearner):
             )
         self.model.build(spec, rng, device)
         self.scholar: Scholar | None = None
+        self._alignment: Scholar | None = None  # while rows of all classes are rehearsed at the end of a task
         if self.quality and len(spec.input_shape) != 1:
             raise OptionsError(
                 f"quality = True: measures generated vectors, and the rows here have shape {spec.input_shape}; put the learner behind a "
@@ -165,8 +169,9 @@ class GenerativeReplay(SolverLearner):
         form, so that being generated tells nothing about the class.
         """
         if self._alignment is None:
-            self._alignment = Scholar(self.network, self.model, self.rng, self.chunk)
-            self._alignment.begin_task(replace(self._labelling(self.task + 1), source="condition"))
+            alignment = Scholar(self.network, self.model, self.rng, self.chunk)
+            alignment.begin_task(replace(self._labelling(self.task + 1), source="condition"))
+            self._alignment = alignment
         batch = self._alignment.sample(n)
         return prefixed("solver", self.network.step(replace(batch, groups=self.groups)))
 

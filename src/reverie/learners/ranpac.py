@@ -17,6 +17,7 @@ from reverie.device import Device
 from reverie.learners.statistics import StatisticsLearner
 from reverie.nn.matmul import linear
 from reverie.seeding import Randomness
+from reverie.solvers.moments import class_sums
 from reverie.storage import fingerprint
 from reverie.types import Batch, Memory, Phase, Rows, State, StreamSpec, Task
 
@@ -39,7 +40,10 @@ class RanPAC(StatisticsLearner):
     """
 
     projection: Annotated[
-        int | None, Field(gt=0, description="width of the random projection (the paper's: 10000); None: none, plain ridge regression")
+        int | None,
+        Field(
+            gt=0, description="width of the random projection (the paper's: 10000); None: none, plain ridge regression"
+        ),
     ] = 2000
     ridge: Annotated[
         Literal["held-out"] | Annotated[float, Field(gt=0)],
@@ -137,7 +141,9 @@ class RanPAC(StatisticsLearner):
             h = self.features(batch.x.flatten(1))
             y = functional.one_hot(batch.y, len(self.sums.counts))
             for place, weight in enumerate(weights):
-                total[place] += math.inf if weight is None else float((h @ weight - y).square().sum(dtype=torch.float64))
+                total[place] += (
+                    math.inf if weight is None else float((h @ weight - y).square().sum(dtype=torch.float64))
+                )
         return [float(error) for error in total]
 
     # ------------------------------------------------------------------ state and cost
@@ -188,8 +194,8 @@ class RidgeSums:
         columns = h.T.contiguous()
         for start in range(0, self.width, BLOCK):  # block column by block column, from the diagonal down
             self.gram[start:, start : start + BLOCK] += linear(columns[start:], columns[start : start + BLOCK])
-        self.sums += functional.one_hot(y, len(self.sums)).T.to(h.dtype) @ h
-        self.counts.index_add_(0, y, torch.ones_like(y, dtype=torch.float64))
+        self.sums += class_sums(h, y, len(self.sums))
+        self.counts += y.bincount(minlength=len(self.counts))
 
     def merge(self, other: RidgeSums) -> None:
         """Adds what another has seen. Raises OptionsError for other widths or numbers of classes."""

@@ -26,7 +26,9 @@ from reverie.types import Batch, FrozenPrefix, Losses, Memory, Phase, Prediction
 class StatisticsLearner(Part):
     """A method says how its statistics start (``start``), what a batch adds (``add``) and the scores they give (``answer``)."""
 
-    rows_a_step: Annotated[int, Field(gt=0, description="rows added up at a time; the result does not depend on it")] = 2048
+    rows_a_step: Annotated[
+        int, Field(gt=0, description="rows added up at a time; the result does not depend on it")
+    ] = 2048
 
     on_merged_stream = False
 
@@ -129,9 +131,10 @@ class StatisticsLearner(Part):
         return 2.0 * phase.batch_size * self.width**2
 
 
-def precision_matrix(covariance: Tensor, ridge: float) -> Tensor:
-    """[(1 - ridge) S + ridge I]^-1 (Hayes and Kanan 2020), in float64; a tiny multiple of I more where S is all but singular."""
+def precision_times(covariance: Tensor, ridge: float, vectors: Tensor) -> Tensor:
+    """[(1 - ridge) S + ridge I]^-1 v for each of vectors (k, d) (Hayes and Kanan 2020), in float64; a tiny multiple of I more, for
+    where S is all but singular."""
     shifted = (1 - ridge) * covariance.double()
     scale = float(shifted.diagonal().mean()) or 1.0
     shifted.diagonal().add_(ridge + torch.finfo(torch.float32).eps * scale)
-    return torch.cholesky_inverse(torch.linalg.cholesky(shifted))
+    return torch.cholesky_solve(vectors.double().T, torch.linalg.cholesky(shifted)).T

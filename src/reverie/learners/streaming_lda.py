@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from reverie.generators.gaussian import shrunk
-from reverie.learners.statistics import StatisticsLearner, precision_matrix
+from reverie.learners.statistics import StatisticsLearner, precision_times
 from reverie.solvers.moments import Moments
 
 
@@ -33,8 +33,8 @@ class StreamingLDA(StatisticsLearner):
         self.moments.add(x, y)
 
     def solve(self) -> Any:
-        precision = precision_matrix(shrunk(self.moments.covariance(), self.shrinkage), self.ridge)
-        weight = self.moments.means @ precision
+        covariance = shrunk(self.moments.covariance(), self.shrinkage)
+        weight = precision_times(covariance, self.ridge, self.moments.means)
         bias = -0.5 * (weight * self.moments.means).sum(dim=1)
         return weight.float(), bias.float()
 

@@ -86,7 +86,9 @@ def split(module: nn.Module, name: str) -> tuple[nn.Module, nn.Module]:
     inside = [target for target in places if target == name or target.startswith(f"{name}.")]
     last = [str(n.target) for n in graph.nodes if n.op == "call_module" and f"{n.target}.".startswith(f"{name}.")]
     if not last:
-        raise OptionsError(f"cut = {name!r}: this module is not run by the network's forward; {nearest(name, list(places))}")
+        raise OptionsError(
+            f"cut = {name!r}: this module is not run by the network's forward; {nearest(name, list(places))}"
+        )
     if not inside or inside[-1] != last[-1]:
         raise OptionsError(
             f"cut = {name!r}: a connection runs around this module, so what lies above needs more than its output; "
@@ -129,7 +131,7 @@ def _halves(module: nn.Module, graph: fx.Graph, cut: fx.Node) -> tuple[nn.Module
             (result,) = node.args
             upper.output(_renamed(result, known))
             continue
-        known[node] = into.node_copy(node, lambda old: known[old])
+        known[node] = into.node_copy(node, known.__getitem__)
         if node is cut:
             lower.output(known[node])
             into = upper

@@ -48,7 +48,7 @@ class FisherPenalty(Part):
     F_k: diagonal of the Fisher information at the end of task k, a mean over its rows, in the softmax that the task was trained with.
     theta_k: the weights then. Mode "separate" is this sum, kept exactly in two numbers a weight, however many the tasks
     (``Quadratic.add``). Mode "online" recentres: F* <- gamma F* + F_k around theta_k, and while a task is learnt F* counts gamma times
-    (Schwarz et al., section 4; with gamma = 1 this is Huszár's correction, 2018, arXiv 1712.03847).
+    (Schwarz et al.; with gamma = 1 this is Huszár's correction, 2018, arXiv 1712.03847).
     """
 
     strength: FisherStrength = 10_000.0

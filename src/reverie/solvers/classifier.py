@@ -161,7 +161,9 @@ class CNN(Classifier):
     kernel: Annotated[Literal[3, 5], Field(description="height and width of the filters")] = 3
     halving: Annotated[
         Literal["stride", "max-pool"],
-        Field(description="how height and width are halved: stride 2, or a 2 x 2 maximum after an unpadded convolution"),
+        Field(
+            description="how height and width are halved: stride 2, or a 2 x 2 maximum after an unpadded convolution"
+        ),
     ] = "stride"
     optimiser: OptimiserOption = field(default_factory=Adam)
 

@@ -6,8 +6,10 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from reverie.checks import OptionsError
+from reverie.nn.matmul import linear
 from reverie.types import State
 
 Scatter = Literal["none", "pooled", "each"]
@@ -41,17 +43,16 @@ class Moments:
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """x (B, d), y (B,) int64."""
-        counts = torch.zeros_like(self.counts).index_add_(0, y, torch.ones_like(y, dtype=torch.float64))
-        sums = torch.zeros_like(self.means).index_add_(0, y, x.double())
-        means = sums / counts.clamp(min=1)[:, None]
-        if self.kind != "none":
-            centred = x - means.to(x.dtype)[y]
-            if self.kind == "pooled":
-                self.scatter += centred.T @ centred
-            else:
-                for c in y.unique().tolist():
-                    mine = centred[y == c]
-                    self.scatter[c] += mine.T @ mine
+        counts = y.bincount(minlength=len(self.counts)).double()
+        rows = counts.clamp(min=1)[:, None]
+        near = class_sums(x, y, len(counts)) / rows.to(x.dtype)
+        centred = x - near[y]
+        means = near.double() + class_sums(centred, y, len(counts)) / rows  # and what float32 had left out of them
+        if self.kind == "pooled":
+            self.scatter += linear(centred.T, centred.T)
+        for c in y.unique().tolist() if self.kind == "each" else ():
+            mine = centred[y == c].T
+            self.scatter[c] += linear(mine, mine)
         self._join(counts, means)
 
     def merge(self, other: Moments) -> None:
@@ -61,7 +62,9 @@ class Moments:
             words = "scatter {}, {} classes, width {}".format
             order = ((k, c, w) for k, c, w in (mine, theirs))
             raise OptionsError(
-                "these statistics cannot be merged: " + " and ".join(words(*each) for each in order) + "; fit both on latents of one cut"
+                "these statistics cannot be merged: "
+                + " and ".join(words(*each) for each in order)
+                + "; fit both on latents of one cut"
             )
         if self.kind != "none":
             self.scatter += other.scatter
@@ -101,3 +104,10 @@ class Moments:
         self.counts, self.means, self.scatter = (
             state[name].to(self.counts.device).clone() for name in ("counts", "means", "scatter")
         )
+
+
+def class_sums(x: Tensor, y: Tensor, outputs: int) -> Tensor:
+    """(B, d), (B,) int64 -> (outputs, d), the sum of each class's rows; the same bits each time, which atomic additions are not."""
+    if x.device.type == "cpu":
+        return x.new_zeros(outputs, x.shape[1]).index_add_(0, y, x)
+    return functional.one_hot(y, outputs).T.to(x.dtype) @ x

@@ -94,5 +94,3 @@ def read_pretrained(path: Path) -> Pretrained:
     if about:
         check_schema(about.get("schema"), "the file of weights", path)
     return Pretrained(path, weights, about)
-
-

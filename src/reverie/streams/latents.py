@@ -36,7 +36,7 @@ class LatentRows:
         self._rows, self._encode, self._shape = rows, encode, shape
         self._limit, self._keep = memory_limit, keep
         self._device = torch.device("cpu")
-        self._made: TensorRows | None = None
+        self._made: Rows | None = None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -63,7 +63,7 @@ class LatentRows:
         """Of the latents in float32."""
         return 4 * len(self) * math.prod(self._shape) if self._keep else 0
 
-    def _all(self) -> TensorRows:
+    def _all(self) -> Rows:
         if self._made is None:
             store = self._room()
             tasks = []
@@ -73,17 +73,14 @@ class LatentRows:
                 store[start : start + len(z)] = z.to(store.device)
                 tasks.append(batch.task.cpu())
                 start += len(z)
-            made = TensorRows(store, self.labels, torch.cat(tasks))
-            in_memory = self.num_bytes() <= self._limit
-            self._made = made.to(self._device) if in_memory else made  # type: ignore[assignment]
+            made: Rows = TensorRows(store, self.labels, torch.cat(tasks))
+            self._made = made.to(self._device) if self.num_bytes() <= self._limit else made
         return self._made
 
     def _encoded(self, x: Tensor) -> Tensor:
         z = self._encode(x.to(self._device))
         if not bool(torch.isfinite(z).all()):
-            raise DataError(
-                "the backbone gives NaN or infinite latents; look at the inputs' range, and at its weights"
-            )
+            raise DataError("the backbone gives NaN or infinite latents; look at the inputs' range, and at its weights")
         return z
 
     def _room(self) -> Tensor:
