@@ -44,7 +44,7 @@ def tiny_stream(
 
 
 def recommending(stream: ArrayStream, **values: Any) -> ArrayStream:
-    recommended = Recommended({"name": "mlp"}, {"name": "vae"}, {**SMALL, **values})
+    recommended = Recommended({"name": "mlp"}, {"name": "vae"}, {**SMALL, **values}, {"name": "mlp"})
     return replace(stream, spec=replace(stream.spec, recommended=recommended))
 
 

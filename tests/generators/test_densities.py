@@ -283,10 +283,10 @@ def test_hurdle_follows_merged_rows(covariance: str) -> None:
 
 
 def test_support_auto_cuts_where_all_rows_were_nonnegative() -> None:
-    part = built()
+    part = built(support="auto")
     part.fit(relu_rows())
     assert float(part.sample(500, seeded(), torch.zeros(500, dtype=torch.int64)).x.min()) == 0
-    other = built()
+    other = built(support="auto")
     other.fit(rows((0,)))
     assert float(other.sample(500, seeded(), torch.zeros(500, dtype=torch.int64)).x.min()) < 0
 

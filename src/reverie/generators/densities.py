@@ -58,7 +58,7 @@ class Densities(Part):
             description="what samples are cut to: real; nonnegative; hurdle (each coordinate is 0 as often as it was); auto: "
             "nonnegative where all rows were"
         ),
-    ] = "auto"
+    ] = "real"
     allocation: Annotated[
         Allocation,
         Field(
