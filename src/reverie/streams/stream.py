@@ -301,7 +301,7 @@ def recommend(pieces: Sequence[Piece]) -> Recommended:
     }
     unit = all(_in_unit_range(piece.train.x if piece.train.is_array else _some_items(piece.train)) for piece in pieces)
     likelihood = "bernoulli" if unit else "gaussian"
-    shape = _shape(pieces[0])
+    shape = _shape(pieces[0]) if pieces else ()
     image = len(shape) == 3 and min(shape[1:]) >= 8
     backbone = {"name": "cnn", "channels": (32, 64, 64)} if image else {"name": "mlp"}
     generator = {"name": "vae", "likelihood": likelihood}
