@@ -179,7 +179,9 @@ def test_real_latents_without_limit_are_cumulative_head_training() -> None:
         if task.index == 2:
             oracle, network = learner.inner.model, learner.inner.network
             old = oracle.task < 2
-            past = Batch(oracle.x[old], oracle.y[old], oracle.task[old], torch.full((int(old.sum()),), 1 / int(old.sum())))
+            past = Batch(
+                oracle.x[old], oracle.y[old], oracle.task[old], torch.full((int(old.sum()),), 1 / int(old.sum()))
+            )
             r = importance("by-count", 2, learner.inner.rows_now, learner.inner.rows_before)
             both = mix(everything, past, r, learner.spec.outputs)
             whole = Batch(oracle.x, oracle.y, oracle.task, torch.full((len(oracle.x),), 1 / len(oracle.x)))

@@ -230,3 +230,30 @@ def test_the_whole_chunk_is_labelled_whatever_its_size(monkeypatch: pytest.Monke
     whole = at(scholar(form="soft"), 2)
     torch.testing.assert_close(split.y, whole.y)
     assert same(replace(split, y=None), replace(whole, y=None))
+
+
+def test_a_pool_is_generated_once_a_phase_and_drawn_from_at_every_step() -> None:
+    made = scholar()
+    made.pool = 7
+    drawn: list[int] = []
+    real = made.draw
+
+    def draw(n: int, rng: torch.Generator) -> Batch:
+        drawn.append(n)
+        return real(n, rng)
+
+    made.draw = draw  # type: ignore[method-assign]
+    batches = [at(made, step, n=40) for step in range(6)]
+    assert drawn == [7]
+    assert len(torch.cat([b.x for b in batches]).unique(dim=0)) == 7
+    assert not torch.equal(batches[0].x, batches[1].x)
+    assert all(float(b.weight.sum()) == pytest.approx(1) for b in batches)
+    known = {tuple(x.tolist()): int(y) for x, y in zip(batches[0].x, batches[0].y, strict=True)}  # type: ignore[arg-type]
+    assert all(known[tuple(x.tolist())] == int(y) for b in batches for x, y in zip(b.x, b.y, strict=True))  # type: ignore[arg-type]
+    # The same after a resume, and others in the next task.
+    again = scholar()
+    again.pool = 7
+    assert same(at(again, 3, n=40), batches[3])
+    other = at(made, 0, n=40, task=2)
+    assert drawn == [7, 7]
+    assert tuple(other.x[0].tolist()) not in known

@@ -32,7 +32,8 @@ _CNN = {"name": "cnn", "channels": [32, 64], "kernel": 5, "halving": "max-pool",
 
 
 def _latent_presets() -> dict[str, Preset]:
-    """Generative latent replay as its source describes it, and as we recommend it; on any stream."""
+    """The frozen family: each is a learner that may be put on any stream; the streams are those that its source used."""
+    rotated = {"name": "rotated", "dataset": "mnist", "tasks": 5, "max_angle": 360}
     described = {
         "name": "generative-replay",
         "generator": {
@@ -41,34 +42,38 @@ def _latent_presets() -> dict[str, Preset]:
             "density": {"name": "gmm", "covariance": "diagonal", "components": 10},
         },
         "labels": "solver",
+        "pool": 6000,
+        "steps": 1000,
     }
     recommended = {
         "name": "generative-replay",
         "generator": {
             "name": "densities",
             "scope": "task-class",
-            "density": {"name": "gaussian", "covariance": "full"},
+            "density": {"name": "gmm", "covariance": "tied", "components": 20, "iterations": 1},
         },
         "labels": "condition",
+        "steps": 1000,
     }
+    backbone = {"backbone": _CNN, "steps": 500}
     return {
         "glr-as-described": Preset(
             {
-                "stream": {"name": "rotated", "dataset": "mnist", "tasks": 5, "max_angle": 360},
+                "stream": rotated,
                 "scenario": "domain",
-                "learner": {"name": "generative-latent-replay", "method": described},
+                "learner": {"name": "generative-latent-replay", "method": described, **backbone},
             },
-            f"{GLR}: a mixture for each task, its samples labelled by the head of that time",
-            "some two minutes",
+            f"{GLR}: a mixture for each task, sampled once a task, its samples labelled by the head of that time; sizes ours",
+            "about a minute",
         ),
         "glr-recommended": Preset(
             {
                 "stream": _SPLIT_MNIST,
                 "scenario": "class",
-                "learner": {"name": "generative-latent-replay", "method": recommended},
+                "learner": {"name": "generative-latent-replay", "method": recommended, **backbone},
             },
-            "ours, chosen on validation rows",
-            "under a minute",
+            "ours, chosen on a validation split of Split MNIST (seeds 100, 101): 97.84 and 97.69 %, one Gaussian a class 97.23 (seed 100)",
+            "about a minute",
         ),
     }
 

@@ -72,6 +72,10 @@ class Run:
     def sample(self, n: int, seed: int = 0, label: Any = None) -> np.ndarray:
         """n samples (n, ...) of the learner's generator; of one label where the generator is conditional."""
         model = getattr(self.learner, "model", None)
+        if model is None and getattr(getattr(self.learner, "inner", None), "model", None) is not None:
+            raise NotReadyError(
+                f"{self.result['learner']} generates latents, not inputs; run.learner.inner.model.sample draws them"
+            )
         if model is None:
             raise NotReadyError(
                 f"{self.result['learner']} keeps no generator, so there is nothing to sample; try generative-replay"
@@ -311,7 +315,8 @@ def _stream(config: RunConfig, made: ArrayStream | None) -> tuple[ArrayStream, R
 
 
 def _facts(config: RunConfig) -> dict[str, Any]:
-    generator = config.learner.get("generator")
+    method = config.learner.get("method")  # what learns behind a frozen backbone
+    generator = (method if isinstance(method, Mapping) else config.learner).get("generator")
     return {
         "learner": config.learner["name"],
         "generator": generator["name"] if isinstance(generator, Mapping) else None,

@@ -59,6 +59,10 @@ class GenerativeReplay(SolverLearner):
             description="updates after each task on generated rows of all classes so far alone (needs a generator of classes)",
         ),
     ] = 0
+    pool: Annotated[
+        int | None,
+        Field(gt=0, description="generated rows that a task rehearses again and again; None: new ones at every step"),
+    ] = None
     chunk: Annotated[int, Field(gt=0, description="steps whose replay is generated and labelled in one pass")] = 25
     drift_warning: Annotated[
         float,
@@ -223,7 +227,9 @@ class GenerativeReplay(SolverLearner):
         labels = 4 * self.spec.outputs if self.distill else 8
         row = 4 * math.prod(self.spec.input_shape) + labels + 8 + 4 + (4 if self.distill else 0)
         past = self._past_rows(self.phase("train").batch_size)
-        return steps_a_chunk(self.chunk, past) * past * row if past else 0
+        if not past:
+            return 0
+        return row * (self.pool if self.pool is not None else steps_a_chunk(self.chunk, past) * past)
 
     def probes(self) -> Sequence[Probe]:
         probes: tuple[Probe, ...] = (ReplayQuality(self.drift_warning),)
@@ -232,8 +238,7 @@ class GenerativeReplay(SolverLearner):
     # ------------------------------------------------------------------ replay
 
     def _freeze(self) -> Scholar:
-        scholar = Scholar(self.network, self.model, self.rng, self.chunk)
-        return scholar
+        return Scholar(self.network, self.model, self.rng, self.chunk, self.pool)
 
     def _enter(self, task: int) -> None:
         super()._enter(task)

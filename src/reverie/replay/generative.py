@@ -49,9 +49,11 @@ class Scholar:
     sliced; the draws are those of the position of the chunk's first step, whatever was drawn before.
     """
 
-    def __init__(self, solver: Solver, generator: Generator, rng: Randomness, chunk: int) -> None:
+    def __init__(
+        self, solver: Solver, generator: Generator, rng: Randomness, chunk: int, pool: int | None = None
+    ) -> None:
         self.solver, self.generator = solver.frozen(), generator.frozen()
-        self.rng, self.chunk = rng, chunk
+        self.rng, self.chunk, self.pool = rng, chunk, pool
         self._labelling: Labelling | None = None
         self._drawn: tuple[tuple[int, ...], Batch] | None = None
 
@@ -60,7 +62,9 @@ class Scholar:
         self._drawn = None
 
     def sample(self, n: int, current: Batch | None = None) -> Batch:
-        """The n replayed rows of the step that training stands at."""
+        """The n replayed rows of the step that training stands at; with a pool, drawn from rows that are generated once a phase."""
+        if self.pool is not None:
+            return self._from_pool(n, self.pool)
         here, chunk = self.rng.position, steps_a_chunk(self.chunk, n)
         first = here.step - here.step % chunk
         key = (here.task, here.phase, first, n)
@@ -68,7 +72,15 @@ class Scholar:
             drawn = self.draw(n * chunk, self.rng.at("replay", here.task, here.phase, first))
             self._drawn = (key, drawn)
         start = (here.step - first) * n
-        return _slice(self._drawn[1], start, start + n)
+        return _taken(self._drawn[1], slice(start, start + n))
+
+    def _from_pool(self, n: int, pool: int) -> Batch:
+        key = (self.rng.position.task, self.rng.position.phase, -1, pool)
+        if self._drawn is None or self._drawn[0] != key:
+            self._drawn = (key, self.draw(pool, self.rng.at("replay pool", *key[:2])))
+        rows = self._drawn[1]
+        index = torch.randint(pool, (n,), generator=self.rng("pool draw"), device=rows.x.device)
+        return _taken(rows, index)
 
     def draw(self, n: int, rng: torch.Generator) -> Batch:
         """n freshly generated, labelled rows of equal weight; under "agreement" rows that disagree weigh nothing."""
@@ -108,15 +120,15 @@ class Scholar:
         self._drawn = None
 
 
-def _slice(batch: Batch, start: int, end: int) -> Batch:
-    """Rows start..end, their weights brought to sum 1 (all 0 where every row weighs nothing)."""
-    weight = batch.weight[start:end]
+def _taken(batch: Batch, which: slice | Tensor) -> Batch:
+    """Some of the rows, their weights brought to sum 1 (all 0 where every row weighs nothing)."""
+    weight = batch.weight[which]
     return replace(
         batch,
-        x=batch.x[start:end],
-        y=None if batch.y is None else batch.y[start:end],
-        task=batch.task[start:end],
-        asked=None if batch.asked is None else batch.asked[start:end],
+        x=batch.x[which],
+        y=None if batch.y is None else batch.y[which],
+        task=batch.task[which],
+        asked=None if batch.asked is None else batch.asked[which],
         weight=weight / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny),
-        temperature=None if batch.temperature is None else batch.temperature[start:end],
+        temperature=None if batch.temperature is None else batch.temperature[which],
     )
