@@ -484,3 +484,54 @@ def test_several_values_of_one_option() -> None:
     assert several(["--seeds", "0", "-1", "2", "--out", "a"], ["--seeds"]) == [
         *("--seeds", "0", "--seeds", "-1", "--seeds", "2", "--out", "a"),
     ]
+
+
+# ---------------------------------------------------------------------------------------------- cuts and pretrain
+
+
+def test_cuts_are_listed_with_their_cost(command: Command) -> None:
+    answer = command("cuts", "--stream", "blobs", "--backbone", "mlp", "--backbone.hidden", "12,8", "--json")
+    assert answer.code == DONE
+    found = json.loads(answer.out)
+    assert [cut["name"] for cut in found] == [f"encoder.{name}" for name in ("0", "1.0", "1.1", "1.2", "1.3")]
+    assert [cut["usual"] for cut in found] == [False] * 4 + [True]
+    assert [cut["width"] for cut in found][1:] == [12, 12, 8, 8]
+    assert [cut["latent_bytes"] for cut in found][1:] == [48, 48, 32, 32]
+    text = command("cuts", "--stream", "blobs", "--backbone", "mlp", "--backbone.hidden", "12,8").out
+    assert "encoder.1.3*" in text
+    assert "a rehearsed latent is spared" in " ".join(text.split())
+
+
+def test_a_backbone_from_other_data_is_frozen_from_the_start(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "backbone.safetensors"
+    pretrained = command(
+        "pretrain", *TINY, "--backbone", "mlp", "--backbone.hidden", "7,", "--steps", "6", "--out", file, "--json"
+    )
+    assert pretrained.code == DONE, pretrained.err
+    about = json.loads(pretrained.out)
+    assert (about["steps"], about["solver"]["hidden"], about["stream"]) == (6, [7], "blobs")
+    frozen = ["--learner.frozen", "from-start", "--learner.weights", str(file)]
+    words = [
+        "run",
+        *TINY,
+        "--learner",
+        "latent-replay",
+        "--learner.method.steps",
+        "5",
+        *frozen,
+        "--out",
+        tmp_path / "run",
+    ]
+    answer = command(*words, "--learner.backbone", "mlp", "--learner.backbone.hidden", "7,", "--json")
+    assert answer.code == DONE, answer.err
+    result = json.loads(answer.out)
+    assert (result["status"], result["memory"]["stores"], result["cost"]["steps"]) == ("complete", "latents", 10)
+    other = command(*words[:-1], tmp_path / "other", "--learner.backbone", "mlp", "--learner.backbone.hidden", "9,")
+    assert other.code == BAD_USAGE
+    assert "do not fit the backbone" in other.err
+
+
+def test_pretrain_writes_safetensors_alone(command: Command, tmp_path: Path) -> None:
+    answer = command("pretrain", *TINY, "--out", tmp_path / "weights.pt")
+    assert answer.code == BAD_USAGE
+    assert "give it that ending" in answer.err
