@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -11,9 +12,9 @@ from torch import Tensor
 
 from reverie.checks import NotReadyError, OptionsError, Problems
 from reverie.options import Part, Table
+from reverie.replay.encoding import Encoding, decode, empty, encode
 from reverie.replay.selection import Strategy, herding, reservoir_slots
 from reverie.seeding import Randomness
-from reverie.streams.rows import as_bytes
 from reverie.types import Batch, Rows, Solver, State, StreamSpec
 
 CHUNK = 4096
@@ -26,6 +27,7 @@ class Buffer(Part):
     strategy: "reservoir", every row seen is kept with equal probability (Vitter 1985); "class-balanced", a reservoir for every class
     (of every task); "herding", for every class the rows whose mean feature is closest to its mean (Rebuffi et al. 2017); "ring", for every class
     the newest. Images that arrive as bytes are stored as bytes.
+    encoding: of the inputs or latents; "float16" and "int8" round them.
     """
 
     budget: Annotated[int | None, Field(gt=0, description="how much is kept, in ``unit``; None: everything")] = 100
@@ -34,6 +36,12 @@ class Buffer(Part):
         Field(description="what the budget counts; items and bytes are shared equally by the classes so far"),
     ] = "items-per-class"
     strategy: Annotated[Strategy, Field(description="which rows stay")] = "class-balanced"
+    encoding: Annotated[
+        Encoding,
+        Field(
+            description="how a row is stored: lossless; float16; int8 (256 steps between the row's lowest and highest value)"
+        ),
+    ] = "lossless"
 
     def check(self, problems: Problems) -> None:
         for name, value, usual in (
@@ -56,7 +64,7 @@ class Buffer(Part):
         self.rng = rng
         self.choice = Randomness(rng.seed)  # rows are chosen on the CPU, whatever the device
         self.spec = spec
-        self.x = torch.empty(0, *spec.input_shape, dtype=torch.uint8)
+        self.x = empty(self.encoding, spec.input_shape)
         self.y = torch.empty(0, dtype=torch.int64)
         self.task = torch.empty(0, dtype=torch.int64)
         self.seen: dict[str, int] = {}
@@ -79,7 +87,7 @@ class Buffer(Part):
     def _row_bytes(self) -> int:
         """Of the input, the label and the task number: what ``num_bytes`` counts."""
         labels = self.y.element_size() + self.task.element_size()
-        return _numel(self.spec.input_shape) * self.x.element_size() + labels
+        return math.prod(self.x.shape[1:]) * self.x.element_size() + labels
 
     def add_task(self, rows: Rows, task: int, solver: Solver) -> None:
         """Takes in a finished task: each of its rows is offered once, in random order."""
@@ -95,7 +103,11 @@ class Buffer(Part):
         device = self.rng.device
         index = torch.randint(len(self.x), (n,), generator=self.rng("buffer draw"), device=device).to(self.x.device)
         weight = torch.full((n,), 1 / n)
-        return Batch(_decoded(self.x[index]), self.y[index], self.task[index], weight).to(device)
+        return Batch(self.decoded(self.x[index]), self.y[index], self.task[index], weight).to(device)
+
+    def decoded(self, stored: Tensor) -> Tensor:
+        """Rows of ``x`` as they are drawn: (n, *input_shape) float32."""
+        return decode(stored, self.encoding, self.spec.input_shape)
 
     def num_bytes(self) -> int:
         return sum(tensor.numel() * tensor.element_size() for tensor in (self.x, self.y, self.task))
@@ -164,10 +176,10 @@ class Buffer(Part):
     def _read(self, rows: Rows, index: Tensor, task: int) -> tuple[Tensor, Tensor, Tensor]:
         parts = [rows.take(part) for part in index.split(CHUNK)]
         x = torch.cat([part.x.cpu() for part in parts]) if parts else torch.empty(0, *self.spec.input_shape)
-        encoded = as_bytes(x) if self.x.dtype == torch.uint8 else None
-        if encoded is None:
+        encoded = encode(x, self.encoding)
+        if encoded.dtype != self.x.dtype:  # lossless rows are bytes until one is not
             if self.x.dtype == torch.uint8:
-                self.x = _decoded(self.x)
+                self.x = self.decoded(self.x)
                 self.check_budget(_classes(self.spec))  # floats take four times the bytes
             encoded = x
         return encoded, rows.labels[index], torch.full((len(index),), task)
@@ -191,14 +203,6 @@ class Buffer(Part):
 BUFFERS = Table("buffer", Buffer, {"buffer": Buffer})
 
 
-def _decoded(x: Tensor) -> Tensor:
-    return x.to(torch.float32) / 255 if x.dtype == torch.uint8 else x
-
-
 def _classes(spec: StreamSpec) -> int:
     """Classes of the stream, counted in every task they occur in."""
     return len({(head, c) for head, classes in enumerate(spec.heads) for c in classes})
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    return int(torch.Size(shape).numel())
