@@ -12,11 +12,13 @@ from torch import Tensor
 
 from reverie.checks import NotReadyError
 from reverie.device import CPU
-from reverie.generators import VAE
+from reverie.generators import VAE, Densities, Gaussian
 from reverie.replay import Labelling, Scholar
 from reverie.replay.labels import targets
+from reverie.replay.selection import certainty
 from reverie.seeding import Position, Randomness
 from reverie.solvers import MLP
+from reverie.streams import TensorRows
 from reverie.types import Batch, StreamSpec
 
 CLASSES = (0, 1, 2, 3)
@@ -257,3 +259,38 @@ def test_a_pool_is_generated_once_a_phase_and_drawn_from_at_every_step() -> None
     other = at(made, 0, n=40, task=2)
     assert drawn == [7, 7]
     assert tuple(other.x[0].tolist()) not in known
+
+
+@pytest.mark.parametrize("selection", ["confidence", "entropy", "margin", "likelihood"])
+def test_each_row_is_the_best_of_its_candidates_and_classes_keep_their_shares(selection: Any) -> None:
+    rng = Randomness(0)
+    solver, model = MLP(hidden=(5,)), Densities(Gaussian("diagonal"))
+    solver.build(SPEC, rng, CPU)
+    model.build(SPEC, rng, CPU)
+    x = torch.rand(60, 6, generator=torch.Generator().manual_seed(0))
+    model.fit(TensorRows(x, torch.arange(60) % 2))
+    merits = {}
+    for rule, candidates in (("none", 1), (selection, 8)):
+        made = Scholar(solver, model, rng, 4, selection=rule, candidates=candidates)
+        made.begin_task(Labelling("condition", SEEN, answer("hard")))
+        rows = made.draw(400, torch.Generator().manual_seed(1))
+        assert len(rows) == 400
+        assert float(rows.weight.sum()) == pytest.approx(1)
+        assert rows.y is not None
+        assert 150 < int((rows.y == 0).sum()) < 250
+        if selection == "likelihood":
+            log_prob = model.log_prob(rows.x, rows.y)
+            merits[rule] = -float(log_prob.std())
+        else:
+            merits[rule] = float(certainty(solver.scores(rows.x)[:, SEEN], selection).mean())
+    assert merits[selection] > merits["none"] + (0.1 if selection == "likelihood" else 0.002)
+
+
+def test_selection_under_agreement_never_takes_a_row_that_disagrees_where_one_agrees() -> None:
+    made = scholar(source="agreement", conditional=True)
+    before = made.draw(300, torch.Generator().manual_seed(1))
+    made.selection, made.candidates = "confidence", 8
+    after = made.draw(300, torch.Generator().manual_seed(1))
+    share = [float((rows.weight > 0).float().mean()) for rows in (before, after)]
+    assert share[1] >= share[0]
+    assert float(after.weight.sum()) == pytest.approx(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from itertools import product
 
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reverie.replay.selection import herding, reservoir_slots
+from reverie.replay.selection import certainty, class_medians, herding, reservoir_slots
 
 REPEATS = 1500
 
@@ -149,3 +150,19 @@ def test_herding_represents_the_mean_better_than_the_first_rows() -> None:
     features = torch.randn(200, 8, generator=torch.Generator().manual_seed(0))
     chosen = features[herding(features, 10)].mean(0)
     assert (chosen - features.mean(0)).norm() < 0.2 * (features[:10].mean(0) - features.mean(0)).norm()
+
+
+def test_certainty_orders_rows_by_hand() -> None:
+    """Probabilities (0.9, 0.05, 0.05), (0.4, 0.4, 0.2), (1/3, 1/3, 1/3)."""
+    rows = torch.tensor([[0.9, 0.05, 0.05], [0.4, 0.4, 0.2], [1 / 3, 1 / 3, 1 / 3]]).log()
+    assert torch.allclose(certainty(rows, "confidence"), torch.tensor([0.9, 0.4, 1 / 3]))
+    assert torch.allclose(certainty(rows, "margin"), torch.tensor([-0.85, 0.0, 0.0]), atol=1e-6)
+    entropy = [-sum(p * math.log(p) for p in row) for row in rows.exp().tolist()]
+    assert torch.allclose(certainty(rows, "entropy"), torch.tensor(entropy))
+    assert certainty(rows[:, :1], "margin").tolist() == [0.0, 0.0, 0.0]  # a single class has no rival
+
+
+def test_medians_of_classes() -> None:
+    values, classes = torch.tensor([1.0, 5.0, 2.0, 7.0, 3.0]), torch.tensor([0, 1, 0, 1, 0])
+    assert class_medians(values, classes).tolist() == [2.0, 5.0, 2.0, 5.0, 2.0]
+    assert class_medians(values, None).tolist() == [3.0] * 5

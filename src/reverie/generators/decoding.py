@@ -102,3 +102,12 @@ def check_unit_range(spec: StreamSpec, option: str, remedy: str) -> None:
         raise OptionsError(
             f"{option}: inputs must lie in [0, 1], this stream's lie in [{low:g}, {high:g}]; rescale them or use {remedy}"
         )
+
+
+def check_classes(made_for: StreamSpec, spec: StreamSpec, conditional: bool) -> None:
+    """Raises OptionsError where a class code of fixed width would have to hold more classes."""
+    if conditional and spec.outputs > made_for.outputs:
+        raise OptionsError(
+            f"the conditional generator was made for {made_for.outputs} classes and cannot take on more; "
+            "train with an unconditional one, or name all classes at the start"
+        )

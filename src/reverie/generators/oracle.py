@@ -33,6 +33,9 @@ class Oracle(Part):
         self.y = torch.empty(0, dtype=torch.int64, device=device.torch_device)
         self.task = self.y.clone()
 
+    def extend(self, spec: StreamSpec) -> None:
+        """It takes whatever rows come."""
+
     def fit(self, rows: Rows) -> None:
         """Adds all rows to those of earlier calls."""
         for chunk in rows.chunks(4096):

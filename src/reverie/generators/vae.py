@@ -18,6 +18,7 @@ from reverie.generators.decoding import (
     Positive,
     as_batch,
     check_channels,
+    check_classes,
     check_trained,
     check_unit_range,
     class_code,
@@ -184,6 +185,10 @@ class VAE(Part):
             decoded = self.module.decoder(joined(z, self._code(classes))).float()
         x = torch.sigmoid_(decoded) if self.likelihood == "bernoulli" else decoded
         return as_batch(x, classes if self.conditional else None)
+
+    def extend(self, spec: StreamSpec) -> None:
+        check_classes(self.spec, spec, self.conditional)
+        self.spec = spec
 
     def fit(self, rows: Rows) -> None:
         """Nothing to do: it is trained step by step."""

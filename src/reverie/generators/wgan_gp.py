@@ -19,6 +19,7 @@ from reverie.generators.decoding import (
     Positive,
     as_batch,
     check_channels,
+    check_classes,
     check_trained,
     check_unit_range,
     class_code,
@@ -200,6 +201,10 @@ class WGANGP(Part):
         with self.device.autocast():
             samples: Tensor = self.networks["generator"].module(joined(z, code)).float()
         return samples
+
+    def extend(self, spec: StreamSpec) -> None:
+        check_classes(self.spec, spec, self.conditional)
+        self.spec = spec
 
     def fit(self, rows: Rows) -> None:
         """Nothing to do: it is trained step by step."""

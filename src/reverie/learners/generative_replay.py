@@ -25,6 +25,7 @@ from reverie.replay import Labelling, Scholar, importance, mix, replay_rows
 from reverie.replay.generative import LabelSource, steps_a_chunk
 from reverie.replay.labels import past_groups, seen_outputs, targets
 from reverie.replay.mixing import Importance, ReplaySize, check_replay_rows
+from reverie.replay.selection import SCORED, Selection
 from reverie.seeding import Randomness
 from reverie.types import Batch, Generator, Losses, Memory, Phase, Probe, State, StreamSpec, Task
 
@@ -63,6 +64,14 @@ class GenerativeReplay(SolverLearner):
         int | None,
         Field(gt=0, description="generated rows that a task rehearses again and again; None: new ones at every step"),
     ] = None
+    selection: Annotated[
+        Selection,
+        Field(
+            description="of each row's candidates the one rehearsed: the surest (confidence), the least sure (entropy), the one between two classes "
+            "(margin), the most typical (likelihood), or the only one (none)"
+        ),
+    ] = "none"
+    candidates: Annotated[int, Field(ge=2, description="rows generated for each that is rehearsed (selection)")] = 4
     chunk: Annotated[int, Field(gt=0, description="steps whose replay is generated and labelled in one pass")] = 25
     drift_warning: Annotated[
         float,
@@ -87,6 +96,14 @@ class GenerativeReplay(SolverLearner):
             )
         if self.labels == "agreement" and not conditional and knows_classes:
             problems.add("labels = 'agreement': needs a conditional generator; use labels = 'condition' or 'solver'")
+        if self.selection == "none" and self.candidates != 4:
+            problems.add(
+                f"candidates = {self.candidates}: has no effect where selection = 'none'; choose a selection or leave it out"
+            )
+        if self.selection == "likelihood" and not hasattr(self.generator, "log_prob"):
+            problems.add(
+                "selection = 'likelihood': needs a generator with a density, such as 'densities'; choose another selection"
+            )
         if self.align_steps and self.generator is not None and not (conditional and self.generator.trains_by == "fit"):
             problems.add(
                 f"align_steps = {self.align_steps}: needs a generator that is fitted to classes, such as 'densities'; leave it out"
@@ -121,11 +138,7 @@ class GenerativeReplay(SolverLearner):
             )
 
     def extend(self, spec: StreamSpec) -> None:
-        if self.model.conditional and spec.outputs > self.spec.outputs:
-            raise OptionsError(
-                f"the conditional generator was made for {self.spec.outputs} classes and cannot take on more; "
-                "train with an unconditional one, or name all classes at the start"
-            )
+        self.model.extend(spec)
         super().extend(spec)
 
     def begin_task(self, task: Task) -> None:
@@ -212,8 +225,10 @@ class GenerativeReplay(SolverLearner):
         if phase.name != "solver":
             total += self.model.flops(new + past)
         if past:
-            labelling = 0.0 if self.labels == "condition" else self.network.flops(past, train=False)
-            total += self.model.flops(past, train=False) + labelling
+            drawn = past * (self.candidates if self.selection != "none" else 1)
+            scored = self.labels != "condition" or self.selection in SCORED
+            total += self.model.flops(drawn, train=False)
+            total += self.network.flops(drawn, train=False) if scored else 0.0
         return total
 
     def _past_rows(self, batch_size: int) -> int:
@@ -238,7 +253,7 @@ class GenerativeReplay(SolverLearner):
     # ------------------------------------------------------------------ replay
 
     def _freeze(self) -> Scholar:
-        return Scholar(self.network, self.model, self.rng, self.chunk, self.pool)
+        return Scholar(self.network, self.model, self.rng, self.chunk, self.pool, self.selection, self.candidates)
 
     def _enter(self, task: int) -> None:
         super()._enter(task)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from reverie.checks import NotReadyError
+from reverie.replay.selection import SCORED, Selection, certainty, class_medians
 from reverie.seeding import Randomness
 from reverie.types import Batch, Generator, Solver, State
 
@@ -50,10 +51,18 @@ class Scholar:
     """
 
     def __init__(
-        self, solver: Solver, generator: Generator, rng: Randomness, chunk: int, pool: int | None = None
+        self,
+        solver: Solver,
+        generator: Generator,
+        rng: Randomness,
+        chunk: int,
+        pool: int | None = None,
+        selection: Selection = "none",
+        candidates: int = 1,
     ) -> None:
         self.solver, self.generator = solver.frozen(), generator.frozen()
         self.rng, self.chunk, self.pool = rng, chunk, pool
+        self.selection, self.candidates = selection, candidates if selection != "none" else 1
         self._labelling: Labelling | None = None
         self._drawn: tuple[tuple[int, ...], Batch] | None = None
 
@@ -65,7 +74,7 @@ class Scholar:
         """The n replayed rows of the step that training stands at; with a pool, drawn from rows that are generated once a phase."""
         if self.pool is not None:
             return self._from_pool(n, self.pool)
-        here, chunk = self.rng.position, steps_a_chunk(self.chunk, n)
+        here, chunk = self.rng.position, steps_a_chunk(self.chunk, n * self.candidates)
         first = here.step - here.step % chunk
         key = (here.task, here.phase, first, n)
         if self._drawn is None or self._drawn[0] != key:
@@ -83,30 +92,50 @@ class Scholar:
         return _taken(rows, index)
 
     def draw(self, n: int, rng: torch.Generator) -> Batch:
-        """n freshly generated, labelled rows of equal weight; under "agreement" rows that disagree weigh nothing."""
+        """n freshly generated, labelled rows of equal weight; under "agreement" rows that disagree weigh nothing.
+
+        With a selection each row is the best of several candidates of its class, so that the classes keep their shares.
+        """
         if self._labelling is None:
             raise NotReadyError("the scholar was not told how to label its replay; call begin_task first")
-        rule = self._labelling
+        rule, each = self._labelling, self.candidates
         classes = None
         if self.generator.conditional:
             pick = torch.randint(len(rule.seen), (n,), generator=rng, device=rule.seen.device)
-            classes = rule.seen[pick]
-        rows = self.generator.sample(n, rng, classes)
+            classes = rule.seen[pick].repeat_interleave(each)
+        rows = self.generator.sample(n * each, rng, classes)
         if self.generator.conditional:
             rows = replace(rows, asked=classes)
-        if rule.source == "condition":
-            return rows
-        with torch.no_grad():
-            scores = torch.cat([self.solver.scores(part) for part in rows.x.split(LABEL_ROWS)])
-        y = rule.targets(scores)
-        temperature = None if rule.temperature is None else torch.full((n,), rule.temperature, device=y.device)
-        rows = replace(rows, y=y, temperature=temperature)
+        scores = None
+        if rule.source != "condition" or self.selection in SCORED:
+            with torch.no_grad():
+                scores = torch.cat([self.solver.scores(part) for part in rows.x.split(LABEL_ROWS)])
+        if rule.source != "condition":
+            assert scores is not None
+            temperature = None if rule.temperature is None else torch.full_like(rows.weight, rule.temperature)
+            rows = replace(rows, y=rule.targets(scores), temperature=temperature)
         if rule.source == "agreement":
             assert rule.rivals is not None
             assert classes is not None
+            assert scores is not None
             answers = scores.masked_fill(~rule.rivals[classes], float("-inf")).argmax(dim=1)
             rows = replace(rows, weight=rows.weight * (answers == classes))
-        return rows
+        if each == 1:
+            return rows
+        merit = self._merit(rows, scores, rule)
+        best = merit.reshape(n, each).argmax(dim=1) + each * torch.arange(n, device=merit.device)
+        return _taken(rows, best)
+
+    def _merit(self, rows: Batch, scores: Tensor | None, rule: Labelling) -> Tensor:
+        """(B,) what the selection prefers; rows that weigh nothing come last."""
+        if self.selection == "likelihood":
+            log_prob = cast(Any, self.generator).log_prob(rows.x, rows.asked)
+            typical = class_medians(log_prob, rows.asked)
+            merit = -(log_prob - typical).abs()
+        else:
+            assert scores is not None
+            merit = certainty(scores[:, rule.seen], self.selection)
+        return merit.masked_fill(rows.weight == 0, float("-inf"))
 
     def num_bytes(self) -> int:
         return self.solver.num_bytes() + self.generator.num_bytes()

@@ -1,4 +1,4 @@
-"""Which rows of a class a full buffer keeps."""
+"""Which rows of a class a full buffer keeps, and which generated candidates are rehearsed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 Strategy = Literal["reservoir", "class-balanced", "herding", "ring"]
+Selection = Literal["none", "confidence", "entropy", "margin", "likelihood"]
+SCORED = ("confidence", "entropy", "margin")  # by the frozen solver's scores
 
 
 def reservoir_slots(first: int, count: int, capacity: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -44,3 +46,33 @@ def herding(features: Tensor, count: int) -> Tensor:
         free[best] = False
         total = total + features[best]
     return torch.tensor(chosen, dtype=torch.int64)
+
+
+def certainty(scores: Tensor, rule: Selection) -> Tensor:
+    """(B,) by which candidates are preferred, from scores (B, classes seen): "confidence" the surest rows, "entropy" those of which the solver
+    is least sure, "margin" those whose two likeliest classes are closest.
+
+    >>> sure, torn = torch.tensor([[9.0, 0.0, 0.0], [2.0, 2.0, 0.0]])
+    >>> [int(certainty(torch.stack([sure, torn]), rule).argmax()) for rule in ("confidence", "entropy", "margin")]
+    [0, 1, 1]
+    """
+    probabilities = torch.softmax(scores, dim=1)
+    if rule == "confidence":
+        return probabilities.amax(dim=1)
+    if rule == "entropy":
+        return -(probabilities * torch.log_softmax(scores, dim=1)).sum(dim=1)
+    if probabilities.shape[1] < 2:
+        return torch.zeros_like(probabilities[:, 0])
+    top = probabilities.topk(2, dim=1).values
+    return top[:, 1] - top[:, 0]
+
+
+def class_medians(values: Tensor, classes: Tensor | None) -> Tensor:
+    """(B,) the median of the values of a row's class; of all where there are no classes."""
+    if classes is None:
+        return values.median().expand_as(values)
+    result = torch.empty_like(values)
+    for c in classes.unique():
+        mine = classes == c
+        result[mine] = values[mine].median()
+    return result
