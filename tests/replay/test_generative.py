@@ -282,7 +282,8 @@ def test_each_row_is_the_best_of_its_candidates_and_classes_keep_their_shares(se
             log_prob = model.log_prob(rows.x, rows.y)
             merits[rule] = -float(log_prob.std())
         else:
-            merits[rule] = float(certainty(solver.scores(rows.x)[:, SEEN], selection).mean())
+            scores = solver.scores(rows.x).detach()
+            merits[rule] = float(certainty(scores[:, SEEN], selection).mean())
     assert merits[selection] > merits["none"] + (0.1 if selection == "likelihood" else 0.002)
 
 
