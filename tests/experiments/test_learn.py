@@ -10,6 +10,8 @@ import pytest
 
 import reverie
 from reverie.checks import DataError, OptionsError
+from reverie.learners import LEARNERS
+from reverie.options import signature, to_options
 from reverie.streams import Stream
 
 LEARNER = {"name": "generative-replay", "steps": 120, "generator": {"name": "vae", "kl_weight": 0.1}}
@@ -55,13 +57,19 @@ def test_new_classes_join_and_old_ones_stay(january: Path, tmp_path: Path) -> No
     assert third.spec.task_classes[-1] == (0, 4)
 
 
-@pytest.mark.parametrize("learner", ["naive", "replay", "learning-without-forgetting", "cumulative"])
+@pytest.mark.parametrize("learner", [name for name in LEARNERS if name != "joint"])
 def test_every_kind_of_learner_takes_on_classes(learner: str, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"name": learner, "steps": 60}
+    options: dict[str, Any] = {"name": learner}
+    if "steps" in signature(LEARNERS[learner]):
+        options["steps"] = 60
+    if "method" in signature(LEARNERS[learner]):
+        options["method"] = {**to_options(LEARNERS[learner]().method), "steps": 60}
     reverie.run(Stream.from_arrays([cloud(0, "cat", "dog")]), options, out=tmp_path / "a", threads=1)
     run = reverie.load(tmp_path / "a").learn(*cloud(1, "hen", "cow"), out=tmp_path / "b")
     x, y = cloud(2, "hen", "cow")
-    assert (run.predict(x) == y).mean() > 0.9
+    # Penalties hold on to the past, and a backbone that has seen two classes tells others apart less well.
+    held_back = learner in ("ewc", "si") or "method" in options
+    assert (run.predict(x) == y).mean() > (0.7 if held_back else 0.9)
     assert (reverie.load(tmp_path / "b").predict(x) == run.predict(x)).all()
 
 

@@ -261,3 +261,8 @@ def test_cost_of_the_split_mnist_protocol() -> None:
     assert learner.flops(phase, None) == pytest.approx(1.026e9, rel=1e-3)
     learner.begin_task(Task(1, "task 1", (2, 3), empty))
     assert learner.flops(phase, None) == pytest.approx(2.305e9, rel=1e-3)
+
+
+def test_multiplications_of_a_layer_with_a_parametrised_weight() -> None:
+    layer = nn.utils.parametrizations.weight_norm(nn.Linear(6, 4))
+    assert multiplications(nn.Sequential(nn.Flatten(), layer), (6,)) == [24]

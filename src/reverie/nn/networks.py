@@ -187,6 +187,8 @@ def multiplications(module: nn.Module, shape: Sequence[int]) -> list[int]:
     counts: list[int] = []
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if not inputs:  # a helper module, such as a weight's parametrisation
+            return
         rows = inputs[0].shape[0]
         if isinstance(layer, nn.Linear | Head):
             counts.append(layer.weight.numel() * (output.numel() // rows // layer.weight.shape[0]))
