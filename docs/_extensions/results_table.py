@@ -6,7 +6,8 @@ from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import nodes
 
-from reverie.experiments.tables import TABLES, read_results, rows_markdown
+from reverie.experiments.published import TABLES
+from reverie.experiments.tables import read_results, rows_markdown
 
 
 class ResultsTable(SphinxDirective):

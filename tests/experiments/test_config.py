@@ -15,6 +15,7 @@ from reverie.experiments import tables
 from reverie.experiments.config import RunConfig, differences, merged, read_yaml, same_run
 from reverie.experiments.grid import grid
 from reverie.experiments.presets import PRESETS
+from reverie.experiments.published import TABLES
 from reverie.learners import LEARNERS, with_recommended
 from reverie.options import from_options, signature, to_options
 from reverie.seeding import Randomness
@@ -179,10 +180,10 @@ def test_every_preset_can_be_run(name: str) -> None:
     assert yaml.safe_load(yaml.safe_dump(config.to_dict())) == config.to_dict()
 
 
-@pytest.mark.parametrize("name", tables.TABLES)
+@pytest.mark.parametrize("name", TABLES)
 def test_every_entry_of_a_published_table_is_a_preset_with_valid_options(name: str) -> None:
-    table = tables.TABLES[name]
-    assert len(set(table.seeds)) == len(table.seeds) >= 5
+    table = TABLES[name]
+    assert len(set(table.seeds)) == len(table.seeds) >= (3 if name.startswith("glr-") else 5)  # ablations are many
     for entry in table.entries.values():
         for scenario in entry.scenarios:
             values = merged(PRESETS[entry.preset].options, {**entry.override, "scenario": scenario})

@@ -11,7 +11,8 @@ import typer
 
 from reverie.checks import OptionsError, nearest
 from reverie.cli.arguments import make_app, several
-from reverie.experiments.tables import SCENARIOS, TABLES, read_results, table_markdown, write_section
+from reverie.experiments.published import TABLES
+from reverie.experiments.tables import SCENARIOS, read_results, table_markdown, write_section
 from reverie.experiments.tables import reproduce as run_table
 
 

@@ -1,4 +1,4 @@
-"""Published tables as data, their runs, and what came out of them.
+"""Tables of runs: the runs, and what came out of them. The tables themselves are in ``published.py``.
 
 Results of single runs are kept in a small JSON file beside the page, so that a table can be filled over several sittings and
 recomputed from the file; a cell whose options changed since is run again.
@@ -18,7 +18,7 @@ from reverie.checks import StorageError
 from reverie.engine import environment
 from reverie.experiments.config import RunConfig
 from reverie.experiments.grid import Cell, run_grid
-from reverie.experiments.presets import NMI, PRESETS
+from reverie.experiments.presets import PRESETS
 from reverie.experiments.runs import clear
 from reverie.options import merged
 from reverie.storage import SCHEMA, read_json, write_json, write_text
@@ -45,153 +45,6 @@ class PublishedTable:
     note: str
     seeds: tuple[int, ...]
     entries: Mapping[str, Entry]
-
-
-def at_least(low: float) -> tuple[float, float]:
-    return (low, 100.0)
-
-
-def _behind(
-    title: str, method: Mapping[str, Any], expected: tuple[float, float] | None = None, **options: Any
-) -> Entry:
-    """A method behind the backbone of ``glr-recommended``: the same latents for all."""
-    learner = PRESETS["glr-recommended"].options["learner"]
-    backbone = {name: learner[name] for name in ("backbone", "steps")}
-    override = {"learner": {"name": "frozen-backbone", **backbone, "method": method, **options}}
-    return Entry(title, "glr-recommended", override, ("class",), expected={"class": expected} if expected else {})
-
-
-def _latent_entries(joint: tuple[float, float] | None, glr: tuple[float, float] | None) -> dict[str, Entry]:
-    """The frozen family on one stream, class-incremental."""
-    full = {"name": "densities", "density": {"name": "gaussian", "covariance": "full"}}
-    real = {"name": "generative-replay", "labels": "condition", "steps": 1000}
-    buffer = {"name": "replay", "steps": 1000}
-    return {
-        "naive-head": _behind("naive head", {"name": "naive", "steps": 1000}),
-        "joint-head": _behind("joint head (all latents kept)", {"name": "cumulative", "steps": 1000}, joint),
-        "latent-replay": _behind("latent replay, 100 latents a class", buffer),
-        "glr-recommended": Entry(
-            "generative latent replay, recommended",
-            "glr-recommended",
-            {},
-            ("class",),
-            expected={"class": glr} if glr else {},
-        ),
-        "glr-gaussian": _behind("generative latent replay, a full Gaussian a class", {**real, "generator": full}),
-        "generative-classifier": _behind(
-            "generative classifier, a full Gaussian a class", {"name": "generative-classifier", "generator": full}
-        ),
-        "streaming-lda": _behind("streaming LDA", {"name": "streaming-lda"}),
-        "ranpac": _behind("RanPAC, 2,000 random features", {"name": "ranpac"}),
-        "fecam": _behind("FeCAM", {"name": "fecam"}),
-        "fetril": _behind("FeTrIL", {"name": "fetril", "steps": 1000}),
-        "nearest-class-mean": _behind("nearest class mean", {"name": "nearest-class-mean"}),
-    }
-
-
-TABLES: dict[str, PublishedTable] = {
-    "split-mnist": PublishedTable(
-        title="Split MNIST, 5 tasks of 2 digits",
-        source=(
-            f"{NMI}, Table 2 (20 seeds), as remembered in the field and not checked against the paper again; distilled: "
-            "van de Ven and Tolias 2019, arXiv 1904.07734 (20 seeds, outputs so far active)"
-        ),
-        note=(
-            "MLP 2 x 400, VAE z 100, 2,000 steps a task, batch 128 new + 128 replayed, Adam 1e-3, all outputs active. "
-            "Class order by seed. Average accuracy over the five test sets after the last task."
-        ),
-        seeds=(1, 2, 3, 4, 5),
-        entries={
-            "naive": Entry(
-                "naive",
-                "split-mnist-naive",
-                published={"class": (19.89, 0.02), "domain": (60.13, 1.66), "task": (84.32, 0.99)},
-                expected={"class": (19, 21), "domain": (57, 64), "task": (80, 90)},
-            ),
-            "generative-replay": Entry(
-                "generative replay, hard labels",
-                "split-mnist-generative-replay",
-                published={"class": (90.35, 0.24), "domain": (95.57, 0.29), "task": (99.50, 0.03)},
-                expected={"class": at_least(89.5), "domain": at_least(95.0), "task": at_least(99.3)},
-            ),
-            "generative-replay-bf16": Entry(
-                "generative replay, hard labels, bf16",
-                "split-mnist-generative-replay",
-                {"precision": "bf16"},
-                scenarios=("class",),
-                expected={"class": at_least(89.5)},
-            ),
-            "generative-replay-distilled": Entry(
-                "generative replay, distilled",
-                "split-mnist-generative-replay-distilled",
-                published={"class": (91.79, 0.32), "domain": (96.83, 0.20), "task": (99.61, 0.02)},
-                expected={"class": at_least(91.0), "domain": at_least(96.0), "task": at_least(99.4)},
-            ),
-            "generative-replay-wgan-gp": Entry(
-                "generative replay with WGAN-GP",
-                "split-mnist-generative-replay-wgan-gp",
-                scenarios=("class",),
-                expected={"class": at_least(88.0)},
-            ),
-            "learning-without-forgetting": Entry(
-                "learning without forgetting",
-                "split-mnist-learning-without-forgetting",
-                published={"class": (21.89, 0.32), "domain": (71.18, 1.42), "task": (99.60, 0.03)},
-                expected={"class": (20, 25), "domain": (68, 74), "task": at_least(99.4)},
-            ),
-            "replay": Entry(
-                "replay, 100 stored images a class",
-                "split-mnist-replay",
-                published={"class": (88.79, 0.20), "domain": (93.75, 0.24), "task": (98.98, 0.05)},
-                expected={"class": (86, 92), "domain": at_least(92.0), "task": at_least(98.7)},
-            ),
-            "joint": Entry(
-                "joint",
-                "split-mnist-joint",
-                published={"class": (98.17, 0.04), "domain": (98.59, 0.05), "task": (99.67, 0.03)},
-                expected={"class": at_least(97.5), "domain": at_least(98.3), "task": at_least(99.5)},
-            ),
-        },
-    ),
-    "split-mnist-latent": PublishedTable(
-        title="Split MNIST behind a frozen backbone, class-incremental",
-        source="ours; no published table for these latents",
-        note=(
-            "CNN of two 5x5 convolutions (32, 64) with max pooling, trained for 500 steps on the first two digits only, cut after its "
-            "convolutions (1,024 latents) and frozen; nothing raw is kept. Heads: 1,000 steps a task, batch 128 new + 128 replayed. "
-            "The last two rows have no backbone."
-        ),
-        seeds=(1, 2, 3, 4, 5),
-        entries={
-            **_latent_entries(None, at_least(97.5)),
-            "ranpac-raw": Entry(
-                "RanPAC on raw pixels, 5,000 random features",
-                "glr-recommended",
-                {"learner": {"name": "ranpac", "projection": 5000}},
-                ("class",),
-                expected={"class": at_least(96.5)},
-            ),
-            "ewc": Entry("EWC, whole network", "split-mnist-naive", {"learner": {"name": "ewc"}}, ("class",)),
-        },
-    ),
-    "split-digits": PublishedTable(
-        title="Split digits (8 x 8, embedded in scikit-learn), 5 tasks of 2 digits",
-        source="ours; no published table",
-        note="The stream's defaults: MLP 2 x 200, VAE z 32, 600 steps a task, batch 64 new + 64 replayed. Runs in minutes anywhere.",
-        seeds=(1, 2, 3, 4, 5),
-        entries={
-            name: Entry(title, "demo", {"learner": {"name": name, **options}})
-            for title, name, options in (
-                ("naive", "naive", {}),
-                ("generative replay, hard labels", "generative-replay", {}),
-                ("learning without forgetting", "learning-without-forgetting", {}),
-                ("replay, 10 stored images a class", "replay", {"buffer": {"name": "buffer", "budget": 10}}),
-                ("cumulative", "cumulative", {}),
-                ("joint", "joint", {}),
-            )
-        },
-    ),
-}
 
 
 def cells(
