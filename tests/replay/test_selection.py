@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reverie.replay.selection import certainty, class_medians, herding, reservoir_slots
+from reverie.replay.selection import certainty, class_medians, herding, k_centre, reservoir_slots
 
 REPEATS = 1500
 
@@ -166,3 +166,22 @@ def test_medians_of_classes() -> None:
     values, classes = torch.tensor([1.0, 5.0, 2.0, 7.0, 3.0]), torch.tensor([0, 1, 0, 1, 0])
     assert class_medians(values, classes).tolist() == [2.0, 5.0, 2.0, 5.0, 2.0]
     assert class_medians(values, None).tolist() == [3.0] * 5
+
+
+# --------------------------------------------------------------------------------------------- k-centre
+
+
+@given(n=st.integers(1, 25), width=st.integers(1, 3), seed=st.integers(0, 99))
+def test_k_centre_is_farthest_first_and_prefixes_are_smaller_selections(n: int, width: int, seed: int) -> None:
+    features = torch.rand(n, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    order = k_centre(features, n).tolist()
+    assert sorted(order) == list(range(n))
+    distances = torch.cdist(features, features)
+    for k in range(1, n):
+        reach = distances[:, order[:k]].min(dim=1).values
+        assert float(reach[order[k]]) == pytest.approx(float(reach.max()))
+        assert k_centre(features, k).tolist() == order[:k]
+
+
+def test_k_centre_takes_copies_of_a_row_as_rows_of_their_own() -> None:
+    assert sorted(k_centre(torch.zeros(4, 2), 3).tolist()) in ([0, 1, 2], [0, 1, 3], [0, 2, 3])

@@ -13,7 +13,7 @@ from torch import Tensor
 from reverie.checks import NotReadyError, OptionsError, Problems
 from reverie.options import Part, Table
 from reverie.replay.encoding import Encoding, decode, empty, encode
-from reverie.replay.selection import Strategy, herding, reservoir_slots
+from reverie.replay.selection import Strategy, herding, k_centre, reservoir_slots
 from reverie.seeding import Randomness
 from reverie.types import Batch, Rows, Solver, State, StreamSpec
 
@@ -25,8 +25,8 @@ class Buffer(Part):
     """Keeps rows of past tasks and draws from them uniformly with replacement.
 
     strategy: "reservoir", every row seen is kept with equal probability (Vitter 1985); "class-balanced", a reservoir for every class
-    (of every task); "herding", for every class the rows whose mean feature is closest to its mean (Rebuffi et al. 2017); "ring", for every class
-    the newest. Images that arrive as bytes are stored as bytes.
+    (of every task); for every class, "herding", the rows whose mean feature is closest to its mean (Rebuffi et al. 2017), "ring", the
+    newest, "k-centre", those that cover its features best (Sener and Savarese 2018). Images that arrive as bytes are stored as bytes.
     encoding: of the inputs or latents; "float16" and "int8" round them.
     """
 
@@ -144,6 +144,8 @@ class Buffer(Part):
             quota = self._quota(new=(task, c))
             if quota is not None and self.strategy == "herding":
                 mine = mine[herding(self._features(rows, mine, solver), quota)]
+            elif quota is not None and self.strategy == "k-centre":
+                mine = mine[k_centre(self._features(rows, mine, solver), quota)]
             elif quota is not None and self.strategy == "ring":
                 mine = mine[-quota:].flip(0)
             elif quota is not None:

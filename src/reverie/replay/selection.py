@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-Strategy = Literal["reservoir", "class-balanced", "herding", "ring"]
+Strategy = Literal["reservoir", "class-balanced", "herding", "ring", "k-centre"]
 Selection = Literal["none", "confidence", "entropy", "margin", "likelihood"]
 SCORED = ("confidence", "entropy", "margin")  # by the frozen solver's scores
 
@@ -46,6 +46,26 @@ def herding(features: Tensor, count: int) -> Tensor:
         free[best] = False
         total = total + features[best]
     return torch.tensor(chosen, dtype=torch.int64)
+
+
+def k_centre(features: Tensor, count: int) -> Tensor:
+    """Indices (count,) of rows that cover all: first the one nearest to the mean, then always the one farthest from those chosen.
+
+    The greedy 2-approximation of the k-centre problem (Gonzalez 1985), as in Sener and Savarese 2018 (arXiv 1708.00489).
+
+    >>> k_centre(torch.tensor([[0.0], [1.0], [1.1], [9.0]]), 3).tolist()
+    [2, 3, 0]
+    """
+    count = min(count, len(features))
+    place = int((features - features.mean(dim=0)).square().sum(dim=1).argmin())
+    chosen = [place]
+    nearest = torch.full((len(features),), float("inf"), device=features.device)
+    while len(chosen) < count:
+        nearest = torch.minimum(nearest, (features - features[place]).square().sum(dim=1))
+        nearest[chosen] = -1.0  # copies of a chosen row are still other rows
+        place = int(nearest.argmax())
+        chosen.append(place)
+    return torch.tensor(chosen)
 
 
 def certainty(scores: Tensor, rule: Selection) -> Tensor:
