@@ -177,7 +177,7 @@ def test_all_mistakes_come_at_once_with_dotted_names_and_near_names() -> None:
         (OPTIMISERS, {"name": "adam", "learning_rate": float("nan")}, "learning_rate = nan: .*finite"),
         (OPTIMISERS, {"name": "sgd", "momentum": 1}, "momentum = 1: input should be less than 1"),
         (BUFFERS, {"name": "buffer", "budget": 0}, "budget = 0: input should be greater than 0"),
-        (BUFFERS, {"name": "buffer", "strategy": "best"}, "strategy = 'best': .*'herding' or 'ring'"),
+        (BUFFERS, {"name": "buffer", "strategy": "best"}, "strategy = 'best': .*'ring' or 'k-centre'"),
         (STREAMS, {"name": "split", "tasks": 0}, "tasks = 0: input should be greater than or equal to 1"),
         (STREAMS, {"name": "split", "validation_fraction": 1}, "validation_fraction = 1: .*less than 1"),
         (STREAMS, {"name": "rotated", "tasks": 3, "angles": [0, 90]}, r"2 angles for 3 tasks"),

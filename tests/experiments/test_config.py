@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from reverie.checks import OptionsError, StorageError
@@ -19,7 +20,7 @@ from reverie.experiments.published import TABLES
 from reverie.learners import LEARNERS, with_recommended
 from reverie.options import from_options, signature, to_options
 from reverie.seeding import Randomness
-from reverie.streams import STREAMS, Folder
+from reverie.streams import STREAMS, ArrayStream, Folder
 from tests.tiny import tiny_stream
 
 EVERYTHING: dict[str, Any] = {
@@ -47,7 +48,8 @@ def test_a_config_comes_back_from_yaml(tmp_path: Path) -> None:
     assert {key: values[key] for key in EVERYTHING if key not in ("stream", "learner")} == {
         key: value for key, value in EVERYTHING.items() if key not in ("stream", "learner")
     }
-    assert values["learner"]["buffer"] == {"name": "buffer", "budget": 7, "strategy": "ring", "unit": "items-per-class"}
+    usual = {"unit": "items-per-class", "encoding": "lossless"}
+    assert values["learner"]["buffer"] == {"name": "buffer", "budget": 7, "strategy": "ring", **usual}
     assert differences(values, read_yaml(tmp_path / "config.yaml")) == []
 
 
@@ -172,6 +174,9 @@ def test_every_preset_can_be_run(name: str) -> None:
     source = from_options(STREAMS, config.stream)
     assert config.scenario in source.scenarios
     stream = tiny_stream(config.scenario or "class")
+    if "backbone" in config.learner:  # a convolutional one
+        images = torch.rand(4, 1, 28, 28), torch.arange(4) % 2
+        stream = ArrayStream.from_arrays([(*images, *images)] * 2, config.scenario or "class")
     learner: Any = with_recommended(from_options(LEARNERS, config.learner), stream.spec)
     learner.build(stream.spec, Randomness(0), CPU)
     learner.begin_task(stream[0])
