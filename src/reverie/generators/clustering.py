@@ -1,14 +1,17 @@
-"""k-means: where mixtures begin, and what a codebook is made of. In float64, a few thousand rows at a time."""
+"""k-means: where mixtures begin, and what a codebook is made of; and rows in float64, a few thousand at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
 LLOYD_STEPS = 10
+ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-13}  # of a squared distance, as a share of the squared lengths
 ROWS = 4096  # rows in float64 at a time
 KEPT = (
     2**25
@@ -27,6 +30,11 @@ class Chunks:
             self._kept = list(self._made())
         return iter(self._kept) if self._kept is not None else self._made()
 
+    @cached_property
+    def moment(self) -> Tensor:
+        """(d, d) the sum of x xᵀ over all rows."""
+        return cast(Tensor, sum(x.T @ x for x, _ in self))
+
     def _made(self) -> Iterator[tuple[Tensor, Tensor]]:
         for rows in self.z.split(self.size):
             x = rows.double() - self.middle
@@ -37,61 +45,62 @@ def k_means(z: Tensor, k: int, rng: torch.Generator, steps: int = LLOYD_STEPS) -
     """Centres (at most k, d) in float64 and the centre of each row (n,); no centre is without rows.
 
     Starting centres by k-means++ (Arthur and Vassilvitskii 2007), then Lloyd's steps until no row moves; a centre that loses its
-    rows is put on the row farthest from its own. Fewer distinct rows than k give fewer centres.
+    rows is put on the row farthest from its own. Fewer distinct rows than k give fewer centres. In the rows' own precision, about
+    their mean.
     """
     middle = z.mean(dim=0, dtype=torch.float64)
-    chunks = Chunks(z, middle)
-    centres = _plus_plus(chunks, min(k, len(z)), rng)
-    distance, label = _nearest(chunks, centres)
+    x = z - middle.to(z)
+    length = torch.linalg.vector_norm(x, dim=1).square()
+    centres = _plus_plus(x, length, min(k, len(z)), rng)
+    distance, label = _nearest(x, length, centres)
     for _ in range(steps):
-        centres = _means(chunks, label, centres)
+        centres = _means(x, label, centres)
         for empty in (torch.bincount(label, minlength=len(centres)) == 0).nonzero().flatten().tolist():
             farthest = int(distance.argmax())
-            centres[empty] = z[farthest].double() - middle
+            centres[empty] = x[farthest]
             distance[farthest] = 0
         before = label
-        distance, label = _nearest(chunks, centres)
+        distance, label = _nearest(x, length, centres)
         if torch.equal(before, label):
             break
     used, label = label.unique(return_inverse=True)
-    return _means(chunks, label, centres[used]) + middle, label
+    return _means(x, label, centres[used]).double() + middle, label
 
 
 def nearest_centre(z: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """Squared distance of each row to its nearest centre (n,), and which that is (n,)."""
     middle = centres.mean(dim=0)
-    return _nearest(Chunks(z, middle), centres - middle)
+    x = (z.to(centres) - middle).to(z)
+    return _nearest(x, torch.linalg.vector_norm(x, dim=1).square(), (centres - middle).to(z))
 
 
-def _nearest(chunks: Chunks, centres: Tensor) -> tuple[Tensor, Tensor]:
-    parts = []
-    for x, _ in chunks:
-        square = centres.square().sum(dim=1) - 2 * x @ centres.T
-        nearest = square.min(dim=1)
-        length = torch.linalg.vector_norm(x, dim=1).square()
-        parts.append(((nearest.values + length).clamp(min=0), nearest.indices))
-    distances, labels = zip(*parts, strict=True)
-    return torch.cat(distances), torch.cat(labels)
+def _nearest(x: Tensor, length: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    """length: squared, of each row."""
+    parts = [(centres.square().sum(dim=1) - 2 * rows @ centres.T).min(dim=1) for rows in x.split(ROWS)]
+    distance = torch.cat([part.values for part in parts]) + length
+    return distance.clamp_(min=0), torch.cat([part.indices for part in parts])
 
 
-def _plus_plus(chunks: Chunks, k: int, rng: torch.Generator) -> Tensor:
+def _plus_plus(x: Tensor, length: Tensor, k: int, rng: torch.Generator) -> Tensor:
     """Each centre is a row drawn with the squared distance to those before as its weight."""
-    z = chunks.z
-    first = torch.randint(len(z), (1,), generator=rng, device=z.device)
-    chosen = [z[first].double() - chunks.middle]
-    distance, _ = _nearest(chunks, chosen[0])
-    while len(chosen) < k and bool(distance.any()):
+    row = torch.randint(len(x), (1,), generator=rng, device=x.device)
+    chosen, distance = [row], torch.full_like(length, torch.inf)
+    while True:
+        fresh = length + length[row] - 2 * torch.mv(x, x[row[0]])
+        # What is no more than rounding is no distance: no row twice, nor one that equals it.
+        fresh[fresh < ROUNDING[x.dtype] * (length + length[row])] = 0
+        fresh[row] = 0
+        distance = torch.minimum(distance, fresh)
+        if len(chosen) == k or not bool(distance.any()):
+            return x[torch.cat(chosen)]
         row = torch.multinomial(distance / distance.sum(), 1, generator=rng)
-        chosen.append(z[row].double() - chunks.middle)
-        distance = torch.minimum(distance, _nearest(chunks, chosen[-1])[0])
-        distance[row] = 0  # whatever the rounding: no row twice
-    return torch.cat(chosen)
+        chosen.append(row)
 
 
-def _means(chunks: Chunks, label: Tensor, centres: Tensor) -> Tensor:
+def _means(x: Tensor, label: Tensor, centres: Tensor) -> Tensor:
     """Of the rows of each centre; a centre without rows stays where it is."""
     total = torch.zeros_like(centres)
-    for (x, _), mine in zip(chunks, label.split(chunks.size), strict=True):
-        total += one_hot(mine, len(centres)).double().T @ x  # not index_add_, whose order of sums varies on a GPU
+    for rows, mine in zip(x.split(ROWS), label.split(ROWS), strict=True):
+        total += one_hot(mine, len(centres)).to(x).T @ rows  # not index_add_, whose order of sums varies on a GPU
     count = torch.bincount(label, minlength=len(centres))[:, None]
     return torch.where(count > 0, total / count.clamp(min=1), centres)

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from reverie.generators.gaussian import cholesky, packed, unpacked
+from reverie.nn.matmul import linear
 from reverie.options import Part
 from reverie.types import FittedDensity, State
 
@@ -67,7 +68,7 @@ class FittedCopula:
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         d, grid = self.quantiles.shape
         noise = torch.randn(n, d, generator=rng, device=self.quantiles.device, dtype=self.quantiles.dtype)
-        level = torch.special.ndtr(noise @ self.root().to(noise).T) * (grid - 1)
+        level = torch.special.ndtr(linear(noise, self.root().to(noise))) * (grid - 1)
         below = level.long().clamp(max=grid - 2)
         axis = torch.arange(d, device=level.device)
         low, high = self.quantiles[axis, below], self.quantiles[axis, below + 1]

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor
 
 from reverie.checks import NotReadyError, Problems
+from reverie.nn.matmul import linear
 from reverie.options import Part
 from reverie.types import FittedDensity, State
 
@@ -118,7 +119,7 @@ class FittedGaussian:
             return self.mean + inner @ self.spread[:, :-1].T + noise(self.width) * self.spread[:, -1].sqrt()
         if self.form == "diagonal":
             return self.mean + noise(self.width) * self.spread.sqrt()
-        return self.mean + noise(self.width) @ self.root().T
+        return self.mean + linear(noise(self.width), self.root())
 
     def log_prob(self, z: Tensor) -> Tensor:
         centred = z - self.mean

@@ -14,6 +14,7 @@ from torch.nn.functional import one_hot
 
 from reverie.generators.clustering import ROWS, Chunks, k_means
 from reverie.generators.gaussian import JITTER, cholesky, packed, unpacked
+from reverie.nn.matmul import linear
 from reverie.options import Part
 from reverie.types import FittedDensity, State
 
@@ -77,8 +78,9 @@ class GaussianMixture(Part):
         return self._climb(z, values.index(max(values)) + 1, rng, floor)
 
     def _climb(self, z: Tensor, k: int, rng: torch.Generator, floor: float) -> Mixture:
-        start = hard_mixture(z, k_means(z, k, rng)[1], self.covariance, floor)
-        return expectation_maximisation(z, start, floor, self.tolerance, self.iterations)[0]
+        chunks = _chunks(z, self.covariance)
+        start = hard_mixture(z, k_means(z, k, rng)[1], self.covariance, floor, chunks)
+        return expectation_maximisation(z, start, floor, self.tolerance, self.iterations, chunks)[0]
 
 
 class FittedMixture:
@@ -108,10 +110,10 @@ class FittedMixture:
         elif self.form == "diagonal":
             noise = noise * self.spread[which].sqrt()
         elif self.form == "tied":
-            noise = noise @ self.mixture().root.to(noise).T
+            noise = linear(noise, self.mixture().root.to(noise))
         else:
             for k, root in enumerate(self.mixture().root.to(noise)):
-                noise[which == k] = noise[which == k] @ root.T
+                noise[which == k] = linear(noise[which == k], root)
         return self.means[which] + noise
 
     def log_prob(self, z: Tensor) -> Tensor:
@@ -173,6 +175,17 @@ class Mixture:
             square = squares @ precision.T - 2 * x @ (means * precision).T + (means.square() * precision).sum(dim=1)
         return self.constant - 0.5 * square.clamp(min=0)
 
+    def evidence(self, x: Tensor, squares: Tensor) -> Tensor:
+        """The same up to a number for each row, where that saves work: what a tied covariance makes of the row alone."""
+        if self.form != "tied":
+            return self.joint(x, squares)
+        means = (self.means - self.centre) @ self.inverse.T
+        return x @ (means @ self.inverse).T + (self.constant - 0.5 * means.square().sum(dim=1))
+
+    def left_out(self, chunks: Chunks) -> Tensor | float:
+        """The sum over all rows of what ``evidence`` leaves out."""
+        return 0.5 * (self.inverse @ chunks.moment * self.inverse).sum() if self.form == "tied" else 0.0
+
     def parameters(self) -> int:
         """Free ones: p in the BIC."""
         k, d = self.means.shape
@@ -184,34 +197,42 @@ class Mixture:
 
 
 def expectation_maximisation(
-    z: Tensor, start: Mixture, floor: float, tolerance: float, iterations: int
+    z: Tensor, start: Mixture, floor: float, tolerance: float, iterations: int, chunks: Chunks | None = None
 ) -> tuple[Mixture, list[float]]:
     """The best mixture met, and the mean log-likelihood before each iteration and after the last.
 
-    ``floor`` is added to every variance at each maximisation, as scikit-learn's ``reg_covar`` is.
+    ``floor`` is added to every variance at each maximisation, as scikit-learn's ``reg_covar`` is. chunks: of z, where they were
+    made before.
     """
     reseeds = RESEEDS
-    chunks = _chunks(z, start.form)
+    chunks = chunks or _chunks(z, start.form)
 
     def step(mixture: Mixture) -> tuple[float, Mixture, bool]:
         nonlocal reseeds
         sums = _Sums(mixture.form, chunks, len(mixture.weights))
         for x, squares in chunks:
-            joint = mixture.joint(x, squares)
-            total = joint.logsumexp(dim=1)
-            sums.add(x, squares, (joint - total[:, None]).exp(), total)
+            evidence = mixture.evidence(x, squares)
+            total = evidence.logsumexp(dim=1)
+            sums.add(x, squares, (evidence - total[:, None]).exp_(), total)
+        value = float(sums.total - mixture.left_out(chunks)) / len(z)
         empty = sums.counts < EMPTY
         moved = bool(empty.any())
         if not moved:
-            return sums.value, sums.maximised(floor), False
+            return value, sums.maximised(floor), False
         found = sums.maximised(floor, ~empty)
         if reseeds > 0:
             reseeds -= 1
-            found = _reseeded(found, z[sums.worst(int(empty.sum()))].double())
-        return sums.value, found, True
+            found = _reseeded(found, z[_worst(mixture, chunks, int(empty.sum()))].double())
+        return value, found, True
 
     begun = Mixture(start.form, start.weights, start.means, start.covariance, chunks.middle)
     return climb(begun, step, tolerance, iterations)
+
+
+def _worst(mixture: Mixture, chunks: Chunks, m: int) -> Tensor:
+    """The m rows that the mixture explains least."""
+    values = torch.cat([mixture.joint(x, squares).logsumexp(dim=1) for x, squares in chunks])
+    return values.topk(m, largest=False).indices
 
 
 def climb(
@@ -237,12 +258,9 @@ class _Sums:
 
     def __init__(self, form: Form, chunks: Chunks, k: int) -> None:
         width = chunks.z.shape[1]
-        shapes = {"tied": (width, width), "full": (k, width, width)}
-        self.form, self.middle, self.n = form, chunks.middle, 0
-        self.counts, self.first, self.second, self.total = (
-            self.middle.new_zeros(shape) for shape in ((k,), (k, width), shapes.get(form, (k, width)), ())
-        )
-        self._lowest: list[tuple[Tensor, Tensor]] = []
+        self.form, self.chunks = form, chunks
+        shapes = ((k,), (k, width), (k, width, width) if form == "full" else (k, width), ())
+        self.counts, self.first, self.second, self.total = (chunks.middle.new_zeros(shape) for shape in shapes)
 
     def add(self, x: Tensor, squares: Tensor, weight: Tensor, log_likelihood: Tensor | None = None) -> None:
         self.counts += weight.sum(dim=0)
@@ -250,40 +268,28 @@ class _Sums:
         if self.form == "full":
             for k in range(len(self.counts)):
                 self.second[k] += (weight[:, k, None] * x).T @ x
-        else:
-            self.second += x.T @ x if self.form == "tied" else weight.T @ squares
+        elif self.form != "tied":  # whose second moment is that of all rows, whatever the responsibilities
+            self.second += weight.T @ squares
         if log_likelihood is not None:
             self.total += log_likelihood.sum()
-            low = log_likelihood.topk(min(len(self.counts), len(x)), largest=False)
-            self._lowest.append((low.values, low.indices + self.n))
-        self.n += len(x)
-
-    @property
-    def value(self) -> float:
-        return float(self.total) / self.n
-
-    def worst(self, m: int) -> Tensor:
-        """The m rows that the mixture explains least."""
-        values, places = (torch.cat(parts) for parts in zip(*self._lowest, strict=True))
-        return places[values.topk(m, largest=False).indices]
 
     def maximised(self, floor: float, mask: Tensor | None = None) -> Mixture:
         """The mixture that makes these responsibilities likeliest, of the components in ``mask``."""
         counts, first, second = self.counts, self.first, self.second
         if mask is not None:
-            counts, first = counts[mask], first[mask]
-            second = second if self.form == "tied" else second[mask]
+            counts, first, second = counts[mask], first[mask], second[mask]
         means = first / counts[:, None]
         if self.form in ("spherical", "diagonal"):
             covariance = (second / counts[:, None] - means.square()).clamp(min=0) + floor
             covariance = covariance.mean(dim=1) if self.form == "spherical" else covariance
         else:
             if self.form == "tied":
-                covariance = (second - (means * counts[:, None]).T @ means) / counts.sum()
+                covariance = (self.chunks.moment - (means * counts[:, None]).T @ means) / counts.sum()
             else:
                 covariance = second / counts[:, None, None] - means[:, :, None] * means[:, None, :]
             covariance.diagonal(dim1=-2, dim2=-1).add_(floor)
-        return Mixture(self.form, counts / counts.sum(), means + self.middle, covariance, self.middle)
+        middle = self.chunks.middle
+        return Mixture(self.form, counts / counts.sum(), means + middle, covariance, middle)
 
 
 def _reseeded(mixture: Mixture, rows: Tensor) -> Mixture:
@@ -297,10 +303,10 @@ def _reseeded(mixture: Mixture, rows: Tensor) -> Mixture:
     return Mixture(mixture.form, weights / weights.sum(), means, covariance, mixture.centre)
 
 
-def hard_mixture(z: Tensor, label: Tensor, form: Form, floor: float) -> Mixture:
+def hard_mixture(z: Tensor, label: Tensor, form: Form, floor: float, chunks: Chunks | None = None) -> Mixture:
     """Each row belongs to the one component that its label names; every component has rows."""
     k = int(label.max()) + 1
-    chunks = _chunks(z, form)
+    chunks = chunks or _chunks(z, form)
     sums = _Sums(form, chunks, k)
     for (x, squares), mine in zip(chunks, label.split(chunks.size), strict=True):
         sums.add(x, squares, one_hot(mine, k).double())
