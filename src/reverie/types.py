@@ -407,9 +407,11 @@ class Penalty(Protocol):
 
 
 class FrozenPrefix(Protocol):
-    """predict(encode(x), task) is what the learner's ``predict(x, task)`` gives."""
+    """predict(z, task) of the latents of rows is what the learner's ``predict(x, task)`` gives of the rows."""
 
-    def encode(self, x: Tensor) -> Tensor: ...
+    def latents(self, rows: Rows) -> Rows:
+        """The rows with latents for inputs, each computed once while the result lives."""
+        ...
 
     def predict(self, z: Tensor, task: int | None = None) -> Prediction: ...
 

@@ -25,6 +25,7 @@ from reverie.learners import (
 from reverie.replay import importance, mix
 from reverie.solvers import MLP, Module
 from reverie.storage import fingerprint
+from reverie.streams.rows import TensorRows
 from reverie.types import Batch
 from tests.tiny import differing, make_loop, tiny_stream, train
 
@@ -122,7 +123,8 @@ def test_the_latent_is_the_output_of_the_named_module(cut: str | None, width: in
     assert learner._encode(x).shape == (5, width)
     prefix = learner.frozen_prefix
     assert prefix is not None
-    assert torch.equal(prefix.predict(prefix.encode(x), 1).scores, learner.predict(x, 1).scores)
+    rows = prefix.latents(TensorRows(x, torch.zeros(5, dtype=torch.int64)))
+    assert torch.equal(prefix.predict(rows.take(torch.arange(5)).x, 1).scores, learner.predict(x, 1).scores)
 
 
 def test_each_row_passes_through_the_backbone_once_a_task() -> None:
@@ -139,7 +141,7 @@ def test_each_row_passes_through_the_backbone_once_a_task() -> None:
 
     loop = make_loop(LatentReplay(), tiny_stream("class"), prepare=prepare)
     loop.run()
-    assert sum(counts) == sum(len(task.train) for task in loop.stream)
+    assert sum(counts) == sum(len(task.train) for task in loop.stream) + sum(len(test.rows) for test in loop.tests)
 
 
 def test_test_rows_pass_through_the_frozen_part_once() -> None:

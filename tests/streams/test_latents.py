@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
 
-from reverie.checks import DataError
+from reverie.checks import DataError, StorageError
 from reverie.streams.latents import CHUNK, LatentRows
 from reverie.streams.rows import TensorRows
 
@@ -45,12 +47,48 @@ def test_each_row_passes_once_and_keeps_its_label_and_task(memory_limit: int) ->
     assert rows.num_bytes() == 4 * 3 * n
 
 
-def test_rows_that_are_not_kept_are_computed_as_they_are_read() -> None:
-    encode = Counted()
-    rows = LatentRows(rows_of(20), encode, (3,), 1 << 20, keep=False)
+def read(rows: LatentRows) -> Tensor:
+    return rows.take(torch.arange(len(rows))).x
+
+
+def test_the_store_computes_nothing_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same network on the same rows, in another run too; other rows or another network are something else."""
+    monkeypatch.setenv("REVERIE_LATENTS", str(tmp_path / "store"))
+    n, encode = CHUNK + 7, Counted()
+    first = LatentRows(rows_of(n), encode, (3,), 1 << 20, name="a")
+    assert torch.equal(read(first), 2 * rows_of(n).take(torch.arange(n)).x[:, :3])
+    again = LatentRows(rows_of(n), encode, (3,), 1 << 20, name="a")
+    assert torch.equal(read(again), read(first))
+    assert torch.equal(again.take(torch.tensor([11, 3])).task, rows_of(n).take(torch.tensor([11, 3])).task)
+    assert encode.rows == n
+    for rows, name in ((rows_of(n - 1), "a"), (rows_of(n), "b"), (rows_of(n), "")):
+        before = encode.rows
+        read(LatentRows(rows, encode, (3,), 1 << 20, name=name))
+        assert encode.rows == before + len(rows)
+    assert len(list((tmp_path / "store").iterdir())) == 3
+
+
+def test_what_reads_the_store_cannot_change_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REVERIE_LATENTS", str(tmp_path))
     for _ in range(2):
-        assert rows.take(torch.tensor([3, 1])).x.shape == (2, 3)
-    assert (encode.rows, rows.num_bytes()) == (4, 0)
+        rows = LatentRows(rows_of(9), Counted(), (3,), 1 << 20, name="a")
+        batch = rows.take(torch.arange(9))
+        assert torch.equal(batch.x, 2 * rows_of(9).take(torch.arange(9)).x[:, :3])
+        batch.x.zero_()
+        rows._all()._x.zero_()  # type: ignore[attr-defined]
+
+
+def test_a_store_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("REVERIE_LATENTS", str(tmp_path / "file"))
+    with pytest.raises(StorageError, match=r"cannot keep latents in .*file, which REVERIE_LATENTS names"):
+        read(LatentRows(rows_of(3), Counted(), (3,), 1 << 20, name="a"))
+    monkeypatch.setenv("REVERIE_LATENTS", str(tmp_path / "store"))
+    read(LatentRows(rows_of(3), Counted(), (3,), 1 << 20, name="a"))
+    (kept,) = (tmp_path / "store").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-4])
+    with pytest.raises(StorageError, match=r"npy does not hold latents .* delete it"):
+        read(LatentRows(rows_of(3), Counted(), (3,), 1 << 20, name="a"))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

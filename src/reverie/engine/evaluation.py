@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from reverie.device import Device
-from reverie.types import FrozenPrefix, Learner, Scenario, TestSet
+from reverie.types import FrozenPrefix, Learner, Rows, Scenario, TestSet
 
 CHUNK = 2048
-LATENT_BYTES = 1 << 29  # of all test sets together; more are computed anew at each evaluation
 Evaluate = Literal["seen", "all"]
 
 
@@ -32,8 +30,7 @@ class Evaluator:
     def __init__(self, tests: Iterable[TestSet], scenario: Scenario, device: Device, which: Evaluate) -> None:
         self.tests = tuple(tests)
         self.scenario, self.device, self.which = scenario, device, which
-        self.latents: dict[int, list[tuple[Tensor, Tensor]]] = {}
-        self.kept_bytes = 0
+        self.latents: dict[int, Rows] = {}
 
     def __call__(self, learner: Learner, task: int) -> Accuracies:
         """After ``task``: on the test sets taught so far, or on all."""
@@ -60,27 +57,16 @@ class Evaluator:
         correct = torch.zeros(len(heads), dtype=torch.int64, device=self.device.torch_device)
         predict = learner.predict if prefix is None else prefix.predict
         with torch.no_grad():
-            for x, y in self._rows(number) if prefix is None else self._latent_rows(prefix, number):
+            for chunk in self._rows(prefix, number).chunks(CHUNK):
+                chunk = chunk.to(self.device.torch_device)
+                assert chunk.y is not None
                 for place, head in enumerate(heads):
-                    correct[place] += torch.eq(predict(x, head).scores.argmax(dim=1), y).sum()
+                    correct[place] += torch.eq(predict(chunk.x, head).scores.argmax(dim=1), chunk.y).sum()
         return [count / len(self.tests[number].rows) for count in correct.tolist()]
 
-    def _rows(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for chunk in self.tests[number].rows.chunks(CHUNK):
-            chunk = chunk.to(self.device.torch_device)
-            assert chunk.y is not None
-            yield chunk.x, chunk.y
-
-    def _latent_rows(self, prefix: FrozenPrefix, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        if number in self.latents:
-            yield from self.latents[number]
-            return
-        kept = []
-        for x, y in self._rows(number):
-            z = prefix.encode(x)
-            yield z, y
-            self.kept_bytes += z.numel() * z.element_size()
-            if self.kept_bytes <= LATENT_BYTES:
-                kept.append((z, y))
-        if self.kept_bytes <= LATENT_BYTES:
-            self.latents[number] = kept
+    def _rows(self, prefix: FrozenPrefix | None, number: int) -> Rows:
+        if prefix is None:
+            return self.tests[number].rows
+        if number not in self.latents:
+            self.latents[number] = prefix.latents(self.tests[number].rows)
+        return self.latents[number]

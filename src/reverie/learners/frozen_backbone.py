@@ -55,6 +55,7 @@ from reverie.types import (
 )
 
 BACKBONE = "backbone"
+TEST_BYTES = 1 << 24  # latents of a test set that need more are kept on disk
 NORMALISED_ROWS = 4096  # of the first task, by which latents are standardised
 SHARED = ("steps", "batch_size", "learning_rate")  # of a stream's recommendations, what also suits a method on latents
 
@@ -244,7 +245,7 @@ class FrozenBackbone(Part):
     @property
     def frozen_prefix(self) -> FrozenPrefix | None:
         """What of ``predict`` will not change any more."""
-        return None if self.below is None else _Prefix(self.below, self.inner)
+        return None if self.below is None else _Prefix(self)
 
     def probes(self) -> Sequence[Probe]:
         return (*(_OnLatents(probe) for probe in self.inner.probes()), *((_PretrainedOn(),) if self.pretrained else ()))
@@ -358,15 +359,18 @@ class FrozenBackbone(Part):
     def _latent(self, task: Task) -> Task:
         """The task with latents for inputs, each computed once while the task lasts."""
         if self.below is None or self._current is None or self._current[0] != task.index:
-            rows = LatentRows(task.train, self._encode, self.latent_spec.input_shape, self.memory_limit)
-            validation = task.validation
-            if validation is not None:
-                validation = LatentRows(validation, self._encode, self.latent_spec.input_shape, self.memory_limit)
-            latent = Task(task.index, task.name, task.classes, rows, validation)
+            validation = None if task.validation is None else self.seen(task.validation)
+            latent = Task(task.index, task.name, task.classes, self.seen(task.train), validation)
             if self.below is None:
                 return latent
             self._current = (task.index, latent)
         return self._current[1]
+
+    def seen(self, rows: Rows, limit: int | None = None) -> LatentRows:
+        """The rows as the method sees them; on disk from ``limit`` bytes on."""
+        shape, limit = self.latent_spec.input_shape, self.memory_limit if limit is None else limit
+        name = f"{self.fingerprint} {self.place} {self.device.precision}" if self.fingerprint else ""
+        return LatentRows(rows, self._encode, shape, limit, name=name)
 
     def _encode(self, x: Tensor) -> Tensor:
         assert self.below is not None, "latents were asked for before the backbone was frozen"
@@ -410,16 +414,15 @@ def _first_linear(module: nn.Module) -> Any:
     return None
 
 
-@dataclass(frozen=True)
 class _Prefix:
-    below: Network
-    inner: Any
+    def __init__(self, learner: FrozenBackbone) -> None:
+        self._learner = learner
 
-    def encode(self, x: Tensor) -> Tensor:
-        return encoded(self.below, x)
+    def latents(self, rows: Rows) -> Rows:
+        return self._learner.seen(rows, TEST_BYTES)
 
     def predict(self, z: Tensor, task: int | None = None) -> Prediction:
-        prediction: Prediction = self.inner.predict(z, task)
+        prediction: Prediction = self._learner.inner.predict(z, task)
         return prediction
 
 
@@ -438,11 +441,7 @@ class _LatentStream:
 
     def __init__(self, learner: FrozenBackbone, stream: Stream) -> None:
         self.spec = learner.latent_spec
-        shape, limit = learner.latent_spec.input_shape, learner.memory_limit
-        self.tests = [
-            replace(test, rows=LatentRows(test.rows, learner._encode, shape, limit, keep=False))
-            for test in stream.tests
-        ]
+        self.tests = [replace(test, rows=learner.seen(test.rows, TEST_BYTES)) for test in stream.tests]
 
 
 class _PretrainedOn:
