@@ -17,7 +17,7 @@ from reverie.experiments.tables import reproduce as run_table
 
 
 def prepare(words: Sequence[str]) -> list[str]:
-    return several(words, ["--only", "--scenarios"])
+    return several(words, ["--only", "--scenarios", "--seeds"])
 
 
 def reproduce(
@@ -26,6 +26,7 @@ def reproduce(
     page: Annotated[Path, typer.Option(help="the page whose section is rewritten")] = Path("docs/results.md"),
     only: Annotated[list[str] | None, typer.Option(help="some of the table's methods")] = None,
     scenarios: Annotated[list[str] | None, typer.Option(help="some of the scenarios")] = None,
+    seeds: Annotated[list[int] | None, typer.Option(help="some of the table's seeds")] = None,
     workers: Annotated[int, typer.Option(min=1, help="runs at a time")] = 1,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of a run")] = None,
     again: Annotated[bool, typer.Option("--again", help="run what is already in the results file, too")] = False,
@@ -50,6 +51,9 @@ def reproduce(
     for name in scenarios or ():
         if name not in SCENARIOS:
             raise OptionsError(f"--scenarios {name}: no such scenario; {nearest(name, SCENARIOS)}")
+    for seed in seeds or ():
+        if seed not in chosen.seeds:
+            raise OptionsError(f"--seeds {seed}: not a seed of {table}; it has {', '.join(map(str, chosen.seeds))}")
     results_file = page.parent / "results" / f"{table}.json"
     if write_only:
         results = read_results(results_file)
@@ -63,6 +67,7 @@ def reproduce(
             threads=share,
             only=only or (),
             scenarios=scenarios or (),
+            seeds=seeds or (),
             again=again,
             told=lambda line: print(line, flush=True),
         )

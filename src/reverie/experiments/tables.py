@@ -1,7 +1,7 @@
 """Tables of runs: the runs, and what came out of them. The tables themselves are in ``published.py``.
 
 Results of single runs are kept in a small JSON file beside the page, so that a table can be filled over several sittings and
-recomputed from the file; a cell whose options changed since is run again.
+recomputed from the file; a cell whose options changed since is run again, and one that another table has run already is taken from there.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reverie.checks import StorageError
+from reverie.checks import ReverieError, StorageError
 from reverie.engine import environment
 from reverie.experiments.config import RunConfig
 from reverie.experiments.grid import Cell, run_grid
@@ -48,11 +48,16 @@ class PublishedTable:
 
 
 def cells(
-    table: PublishedTable, out: Path, threads: int | None, only: Sequence[str], scenarios: Sequence[str]
+    table: PublishedTable,
+    out: Path,
+    threads: int | None,
+    only: Sequence[str] = (),
+    scenarios: Sequence[str] = (),
+    seeds: Sequence[int] = (),
 ) -> list[Cell]:
-    """Every run of a table, cheapest seeds first: all entries with the first seed, then with the second ..."""
+    """Every run of a table, or some: all entries with the first seed, then with the second ..."""
     found = []
-    for seed in table.seeds:
+    for seed in seeds or table.seeds:
         for name, entry in table.entries.items():
             for scenario in entry.scenarios:
                 if (only and name not in only) or (scenarios and scenario not in scenarios):
@@ -75,29 +80,75 @@ def reproduce(
     threads: int | None = None,
     only: Sequence[str] = (),
     scenarios: Sequence[str] = (),
+    seeds: Sequence[int] = (),
     again: bool = False,
     told: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
     """Runs what is missing, adds each result to the ``results`` file as it comes, and returns all that it then holds."""
-    known = read_results(results)
-    keys = {(r["entry"], r["scenario"], r["seed"], r["digest"]) for r in known}
-    missing = [cell for cell in cells(table, out, threads, only, scenarios) if again or _key(cell) not in keys]
+    known, options = _read(results)
+    others = [] if again else _finished(results.parent)
+
+    def add(cell: Cell, found: Mapping[str, Any]) -> None:
+        entry, scenario, seed = _place(cell)
+        known[:] = [r for r in known if (r["entry"], r["scenario"], r["seed"]) != (entry, scenario, seed)]
+        known.append({**found, "entry": entry, "scenario": scenario, "seed": seed})
+        known.sort(key=lambda r: (r["entry"], r["scenario"], r["seed"]))
+        options[found["digest"]] = _decisive(cell.config)
+        used = {r["digest"] for r in known}
+        results.parent.mkdir(parents=True, exist_ok=True)
+        kept = {digest: options[digest] for digest in sorted(options) if digest in used}
+        write_json(results, {"schema": SCHEMA, "results": known, "options": kept})
+
+    missing = []
+    for cell in cells(table, out, threads, only, scenarios, seeds):
+        digest, seed = _digest(cell.config), cell.config.seed
+        if not again and any(
+            (*_place(cell), digest) == (r["entry"], r["scenario"], r["seed"], r["digest"]) for r in known
+        ):
+            continue
+        elsewhere = next((r for r in others if (r["digest"], r["seed"]) == (digest, seed)), None)
+        if elsewhere is not None:
+            add(cell, elsewhere)
+        else:
+            missing.append(cell)
     for cell in missing if again else ():
         clear(cell.folder)
     told(f"{len(missing)} runs to do")
     # A folder whose options have changed since is trained anew; one with the same options is continued.
     for cell, result in run_grid(missing, workers=workers, overwrite=True):
-        known = [r for r in known if (r["entry"], r["scenario"], r["seed"]) != _key(cell)[:3]]
-        known.append(_compact(cell, result))
-        known.sort(key=lambda r: (r["entry"], r["scenario"], r["seed"]))
-        results.parent.mkdir(parents=True, exist_ok=True)
-        write_json(results, {"schema": SCHEMA, "results": known})
+        add(cell, _compact(cell, result))
         told(f"{cell.title}: {100 * result['summary']['average_accuracy']:.2f} % in {result['cost']['seconds']:.0f} s")
     return known
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
-    return list(read_json(path, "the results of earlier runs")["results"]) if path.exists() else []
+    return _read(path)[0]
+
+
+def _finished(folder: Path) -> list[dict[str, Any]]:
+    """The runs of all tables whose results lie in the folder."""
+    return [found for path in sorted(folder.glob("*.json")) for found in _read(path)[0]]
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Results, and by their digest the options that they were made with; both as they are called today.
+
+    An option that did not exist then had no effect, and takes its default; so a new option makes no old result a stranger.
+    """
+    if not path.exists():
+        return [], {}
+    content = read_json(path, "the results of earlier runs")
+    today: dict[str, str] = {}
+    options: dict[str, Any] = {}
+    for digest, values in content.get("options", {}).items():
+        try:
+            config = RunConfig.from_dict(values)
+        except ReverieError:  # of an option that is gone since
+            today[digest], options[digest] = digest, values
+            continue
+        today[digest] = _digest(config)
+        options[today[digest]] = _decisive(config)
+    return [{**found, "digest": today.get(found["digest"], found["digest"])} for found in content["results"]], options
 
 
 def table_markdown(name: str, table: PublishedTable, results: Sequence[Mapping[str, Any]]) -> str:
@@ -178,29 +229,29 @@ def standard_error(values: Sequence[float]) -> float | None:
     return math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
 
 
-def _key(cell: Cell) -> tuple[str, str, int, str]:
+def _place(cell: Cell) -> tuple[str, str, int]:
+    """Where in its table: entry, scenario, seed."""
     scenario, entry = cell.folder.parts[-3], cell.folder.parts[-2]
-    return entry, scenario, cell.config.seed, _digest(cell.config)
+    return entry, scenario, cell.config.seed
+
+
+def _decisive(config: RunConfig) -> dict[str, Any]:
+    """What decides the accuracy beside the seed: not threads, folders or how often something is saved."""
+    values = config.to_dict()
+    return {key: values[key] for key in ("stream", "scenario", "learner", "precision")}
 
 
 def _digest(config: RunConfig) -> str:
-    """Of what decides the accuracy: not of threads, folders or how often something is saved."""
-    values = config.to_dict()
-    decisive = {key: values[key] for key in ("stream", "scenario", "learner", "seed", "precision")}
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(_decisive(config), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _compact(cell: Cell, result: Mapping[str, Any]) -> dict[str, Any]:
-    entry, scenario, seed, digest = _key(cell)
     try:
         machine = read_json(cell.folder / "environment.json", "the environment")
     except StorageError:
         machine = environment({}, "cpu")
     return {
-        "entry": entry,
-        "scenario": scenario,
-        "seed": seed,
-        "digest": digest,
+        "digest": _digest(cell.config),
         "average_accuracy": result["summary"]["average_accuracy"],
         "accuracy": result["accuracy"][-1],
         "steps": result["cost"]["steps"],
