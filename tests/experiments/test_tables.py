@@ -36,7 +36,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             yield (
                 cell,
                 {
-                    "summary": {"average_accuracy": cell.config.seed / 100},
+                    "summary": {"average_accuracy": cell.config.seed / 100, "learning_accuracy": 0.75},
                     "accuracy": [[0.5]],
                     "cost": {"steps": 5, "seconds": 1.0, "train_seconds": 1.0},
                     "memory": {"persistent_bytes": 7, "stores": "none"},

@@ -14,6 +14,7 @@ from reverie.cli.arguments import make_app, several
 from reverie.experiments.published import TABLES
 from reverie.experiments.tables import SCENARIOS, read_results, table_markdown, write_section
 from reverie.experiments.tables import reproduce as run_table
+from reverie.reports.ablations import draw_ablation
 
 
 def prepare(words: Sequence[str]) -> list[str]:
@@ -71,6 +72,8 @@ def reproduce(
             again=again,
             told=lambda line: print(line, flush=True),
         )
+    if chosen.is_ablation:
+        draw_ablation(chosen, results, page.parent / "images" / f"{table}.png")
     text = table_markdown(table, chosen, results)
     write_section(page, table, text)
     print(text)

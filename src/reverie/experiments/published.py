@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from reverie.experiments.presets import NMI, PRESETS
@@ -86,7 +87,9 @@ def _whole() -> dict[str, Entry]:
     for stream, (scenario, options) in _STREAMS.items():
         for name, title in (("naive", "naive, whole network"), ("ewc", "EWC, whole network")):
             override = {"stream": options, "learner": {"name": name, "solver": solver, "steps": _STEPS}}
-            found[f"{stream}-{name}"] = Entry(f"{title}, {stream}", "glr-recommended", override, (scenario,))
+            found[f"{stream}-{name}"] = Entry(
+                title, "glr-recommended", override, (scenario,), stream=stream, variant=name
+            )
     return found
 
 
@@ -100,7 +103,9 @@ def _ablation(methods: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, A
             backbone = {"backbone": shared["backbone"], "steps": shared["steps"], **beside}
             learner = {"name": "frozen-backbone", **backbone, "method": dict(method)}
             override = {"stream": options, "learner": learner}
-            found[f"{stream}-{key}"] = Entry(f"{title}, {stream}", "glr-recommended", override, (scenario,))
+            found[f"{stream}-{key}"] = Entry(
+                title, "glr-recommended", override, (scenario,), stream=stream, variant=key
+            )
     return found
 
 
@@ -153,6 +158,7 @@ _BUFFERS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
     "endless": ("latents generated at every step", _with(), {}),
 }
 _SAMPLINGS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
+    "latent-replay": _GENERATORS["latent-replay"],
     "plain": ("task- and class-balanced, condition", _with(), {}),
     **{
         rule: (f"allocation {rule}", _with(generator=_densities(_FULL, allocation=rule)), {})
@@ -171,7 +177,10 @@ _SAMPLINGS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
 
 
 def _ablation_table(
-    what: str, methods: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]], others: Mapping[str, Entry] = {}
+    what: str,
+    methods: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]],
+    reference: Mapping[str, str],
+    others: Mapping[str, Entry] = MappingProxyType({}),
 ) -> PublishedTable:
     return PublishedTable(
         title=f"Generative latent replay: {what}",
@@ -182,6 +191,7 @@ def _ablation_table(
         ),
         seeds=(1, 2, 3),
         entries={**_ablation(methods), **others},
+        reference=reference,
     )
 
 
@@ -287,8 +297,21 @@ TABLES: dict[str, PublishedTable] = {
             )
         },
     ),
-    "glr-generators": _ablation_table("generators", _GENERATORS, _whole()),
-    "glr-depth": _ablation_table("where the network is cut", _DEPTHS),
-    "glr-buffer": _ablation_table("how many latents", _BUFFERS),
-    "glr-sampling": _ablation_table("which latents, and whose labels", _SAMPLINGS),
+    "glr-generators": _ablation_table(
+        "generators",
+        _GENERATORS,
+        {key: "latent-replay" for key in _GENERATORS if key not in ("latent-replay", "naive-head")},
+        _whole(),
+    ),
+    "glr-depth": _ablation_table(
+        "where the network is cut", _DEPTHS, {f"{place}-glr": f"{place}-latent-replay" for place in _CUTS}
+    ),
+    "glr-buffer": _ablation_table(
+        "how many latents",
+        _BUFFERS,
+        {"endless": "kept-6000"} | {f"pool-{size}": f"kept-{size}" for size in _SIZES},
+    ),
+    "glr-sampling": _ablation_table(
+        "which latents, and whose labels", _SAMPLINGS, dict.fromkeys(_SAMPLINGS, "latent-replay")
+    ),
 }

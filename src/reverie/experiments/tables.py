@@ -28,7 +28,10 @@ SCENARIOS = ("class", "domain", "task")
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of a table: a method, its options, what was published and what is expected of us (average accuracy in %)."""
+    """One row of a table: a method, its options, what was published and what is expected of us (average accuracy in %).
+
+    stream, variant: of an ablation, whose table has a row for each variant and a column for each stream.
+    """
 
     title: str
     preset: str
@@ -36,15 +39,24 @@ class Entry:
     scenarios: tuple[str, ...] = SCENARIOS
     published: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # scenario: (mean, standard error)
     expected: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # scenario: (lowest, highest)
+    stream: str = ""
+    variant: str = ""
 
 
 @dataclass(frozen=True)
 class PublishedTable:
+    """reference: of an ablation, for a variant the one to which its gap is measured, on the same latents."""
+
     title: str
     source: str
     note: str
     seeds: tuple[int, ...]
     entries: Mapping[str, Entry]
+    reference: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_ablation(self) -> bool:
+        return any(entry.stream for entry in self.entries.values())
 
 
 def cells(
@@ -161,7 +173,10 @@ def table_markdown(name: str, table: PublishedTable, results: Sequence[Mapping[s
         f"Published: {table.source}. Command: `reverie reproduce {name}`.",
         "",
     ]
-    lines += rows_markdown(table, results, tuple(table.entries))
+    if table.is_ablation:
+        lines += [f"![{table.title}](images/{name}.png)", "", *ablation_markdown(table, results)]
+    else:
+        lines += rows_markdown(table, results, tuple(table.entries))
     machines = sorted({f"{r['processor']}, {r['threads']} thread(s) a run, torch {r['torch']}" for r in results})
     lines += ["", *(f"Measured on: {machine}." for machine in machines)]
     lines += [
@@ -184,14 +199,84 @@ def rows_markdown(table: PublishedTable, results: Sequence[Mapping[str, Any]], e
     return lines
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A variant of an ablation on a stream: a value for each seed, accuracies and gaps in %."""
+
+    accuracy: Sequence[float]
+    learning_accuracy: Sequence[float]
+    gap: Sequence[float]  # reference minus variant, of the seeds that both have
+    persistent_bytes: int
+    seconds: float
+
+
+def measured(table: PublishedTable, results: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Measured]:
+    """By (variant, stream), in the table's order; what was not run is not there."""
+    by_place = {
+        (entry.variant, entry.stream): {r["seed"]: r for r in results if r["entry"] == key and r["seed"] in table.seeds}
+        for key, entry in table.entries.items()
+    }
+    found = {}
+    for (variant, stream), mine in by_place.items():
+        other = by_place.get((table.reference.get(variant, ""), stream), {})
+        if mine:
+            found[variant, stream] = Measured(
+                [100 * r["average_accuracy"] for r in mine.values()],
+                [100 * r["learning_accuracy"] for r in mine.values()],
+                [100 * (other[s]["average_accuracy"] - r["average_accuracy"]) for s, r in mine.items() if s in other],
+                next(iter(mine.values()))["persistent_bytes"],
+                sum(r["seconds"] for r in mine.values()) / len(mine),
+            )
+    return found
+
+
+def ablation_markdown(table: PublishedTable, results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Two Markdown tables, a row for each variant: accuracy and gap on each stream; learning accuracy, bytes and seconds."""
+    found = measured(table, results)
+    titles = {entry.variant: entry.title for entry in table.entries.values()}
+    streams = list(dict.fromkeys(entry.stream for entry in table.entries.values()))
+    lines = [
+        "Average accuracy after the last task, %, mean ± standard error over seeds; in brackets the generator gap: how far latent replay on the "
+        "same latents is above it.",
+        "",
+        f"| method | {' | '.join(streams)} | seeds |",
+        "|---" * (len(streams) + 2) + "|",
+    ]
+    for variant, title in titles.items():
+        cells = []
+        for stream in streams:
+            one = found.get((variant, stream))
+            gap = f" ({sum(one.gap) / len(one.gap):+.2f})" if one and one.gap else ""
+            cells.append("not run yet" if one is None else f"{_pm(mean_and_error(one.accuracy))}{gap}")
+        seeds = [len(found[variant, stream].accuracy) if (variant, stream) in found else 0 for stream in streams]
+        lines.append(f"| {title} | {' | '.join(cells)} | {min(seeds)}/{len(table.seeds)} |")
+    lines += [
+        "",
+        "Learning accuracy (of each task right after it was learnt), %; bytes kept after the last task; seconds of a run.",
+        "",
+        f"| method | {' | '.join(streams)} | kept, bytes: {', '.join(streams)} | seconds: {', '.join(streams)} |",
+        "|---" * (len(streams) + 3) + "|",
+    ]
+    for variant, title in titles.items():
+        mine = [found.get((variant, stream)) for stream in streams]
+        learning = [_pm(mean_and_error(one.learning_accuracy)) if one else "-" for one in mine]
+        kept = ", ".join(f"{one.persistent_bytes:,}".replace(",", " ") if one else "-" for one in mine)
+        seconds = ", ".join(f"{one.seconds:.0f}" if one else "-" for one in mine)
+        lines.append(f"| {title} | {' | '.join(learning)} | {kept} | {seconds} |")
+    return lines
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
+    return sum(values) / len(values), standard_error(values)
+
+
 def _row(entry: Entry, scenario: str, mine: Sequence[Mapping[str, Any]], seeds: int) -> list[str]:
     published, expected = entry.published.get(scenario), entry.expected.get(scenario)
     texts = [entry.title, scenario]
     if not mine:
         return [*texts, "not run yet", f"0/{seeds}", _pm(published), _band(expected), "-", "-", "-", "-"]
     accuracies = [100 * r["average_accuracy"] for r in mine]
-    mean = sum(accuracies) / len(accuracies)
-    error = standard_error(accuracies)
+    mean, error = mean_and_error(accuracies)
     reached = "-" if expected is None else ("yes" if expected[0] <= mean <= expected[1] else "no")
     seconds = sum(r["seconds"] for r in mine) / len(mine)
     return [
@@ -253,6 +338,7 @@ def _compact(cell: Cell, result: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "digest": _digest(cell.config),
         "average_accuracy": result["summary"]["average_accuracy"],
+        "learning_accuracy": result["summary"]["learning_accuracy"],
         "accuracy": result["accuracy"][-1],
         "steps": result["cost"]["steps"],
         "seconds": result["cost"]["seconds"],
