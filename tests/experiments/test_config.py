@@ -188,7 +188,8 @@ def test_every_preset_can_be_run(name: str) -> None:
 @pytest.mark.parametrize("name", TABLES)
 def test_every_entry_of_a_published_table_is_a_preset_with_valid_options(name: str) -> None:
     table = TABLES[name]
-    assert len(set(table.seeds)) == len(table.seeds) >= (3 if name.startswith("glr-") else 5)  # ablations are many
+    compared = any(entry.published or entry.expected for entry in table.entries.values())
+    assert len(set(table.seeds)) == len(table.seeds) >= (5 if compared else 3)
     for entry in table.entries.values():
         for scenario in entry.scenarios:
             values = merged(PRESETS[entry.preset].options, {**entry.override, "scenario": scenario})

@@ -8,7 +8,7 @@ from typing import Any
 
 NMI = "van de Ven, Tuytelaars and Tolias 2022, Nature Machine Intelligence 4:1185-1197"
 
-_SPLIT_MNIST = {"name": "split", "dataset": "mnist", "tasks": 5}
+SPLIT_MNIST = {"name": "split", "dataset": "mnist", "tasks": 5}
 _MLP = {"name": "mlp", "hidden": [400, 400]}
 _VAE = {"name": "vae", "hidden": [400, 400], "latent_dim": 100}
 _BUDGET = {"solver": _MLP, "steps": 2000, "batch_size": 128, "active_classes": "all"}
@@ -24,7 +24,7 @@ class Preset:
 
 
 def _split_mnist(learner: str, **options: Any) -> dict[str, Any]:
-    return {"stream": _SPLIT_MNIST, "scenario": "class", "learner": {"name": learner, **_BUDGET, **options}}
+    return {"stream": SPLIT_MNIST, "scenario": "class", "learner": {"name": learner, **_BUDGET, **options}}
 
 
 GLR = "Armstrong, Thakur and Clifton, Generative Latent Replay for Continual Learning"
@@ -68,7 +68,7 @@ def _latent_presets() -> dict[str, Preset]:
         ),
         "glr-recommended": Preset(
             {
-                "stream": _SPLIT_MNIST,
+                "stream": SPLIT_MNIST,
                 "scenario": "class",
                 "learner": {"name": "generative-latent-replay", "method": recommended, **backbone},
             },
