@@ -13,7 +13,7 @@ from reverie.checks import OptionsError
 from reverie.device import CPU, Device
 from reverie.nn.optimisers import SGD, Adam
 from reverie.seeding import Randomness
-from reverie.solvers import CNN, MLP, SOLVERS, Classifier, ConvStack, Module, cuts
+from reverie.solvers import CNN, MLP, SOLVERS, AlexNet, Classifier, ConvStack, Module, cuts
 from reverie.types import Batch, Solver, StreamSpec
 
 
@@ -32,9 +32,11 @@ MAKERS: dict[str, Callable[[], Classifier]] = {
     "mlp": lambda: MLP(hidden=(9, 7)),
     "cnn": lambda: CNN(channels=(3, 5), width=6),
     "conv-stack": lambda: ConvStack(channels=(2, 3, 4), hidden=(8,)),
+    "alexnet": lambda: AlexNet(side=63, hidden=(32,), dropout=0.0, optimiser=Adam()),
     "module": lambda: Module(Noisy),
 }
-WIDTHS = {"mlp": 7, "cnn": 6, "conv-stack": 8, "module": 3 * 6 * 6}
+RATES = {"alexnet": 3e-4}  # deep, and without batch norm
+WIDTHS = {"alexnet": 32, "mlp": 7, "cnn": 6, "conv-stack": 8, "module": 3 * 6 * 6}
 SHAPE = (1, 8, 8)
 
 
@@ -127,7 +129,7 @@ def test_the_loss_is_the_weighted_cross_entropy(name: str) -> None:
 
 
 def test_steps_reduce_the_loss(name: str) -> None:
-    solver, batch = MAKERS[name]().set_params(optimiser__learning_rate=0.01), rows(12)
+    solver, batch = MAKERS[name]().set_params(optimiser__learning_rate=RATES.get(name, 0.01)), rows(12)
     solver.build(spec(), Randomness(0), CPU)
     torch.manual_seed(0)
     first, *_, last = (solver.step(batch)["cross-entropy"] for _ in range(25))

@@ -142,15 +142,15 @@ class FrozenBackbone(Part):
         self.spec, self.rng, self.device = spec, rng, device
         self.whole: Any = self.backbone if self.backbone is not None else MLP()
         self.whole.build(spec, rng, device)
+        self.place = self.cut if self.cut is not None else getattr(self.whole, "usual_cut", "encoder")
         self.pretrained: Pretrained | None = None
         if self.weights is not None:
             self.pretrained = read_pretrained(Path(self.weights))
-            self.pretrained.load_into(self.whole)
+            self.pretrained.load_into(self.whole, self._halves()[0])
         elif self.frozen == "from-start" and not isinstance(self.backbone, Module):
             raise OptionsError(
                 "frozen = 'from-start': the stream's backbone has not learnt anything; give weights = (a file of reverie pretrain)"
             )
-        self.place = self.cut if self.cut is not None else getattr(self.whole, "usual_cut", "encoder")
         below, above = self._halves()
         with torch.no_grad():
             probe = below.eval()(torch.zeros(1, *spec.input_shape, device=device.torch_device))

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from reverie.checks import OptionsError, StorageError
 from reverie.storage import SCHEMA, check_schema
@@ -28,12 +28,22 @@ class Pretrained:
     weights: Mapping[str, Tensor]
     about: Mapping[str, Any]
 
-    def load_into(self, solver: Any) -> None:
-        """Copies all weights but the output layer's, whose classes are others. Raises OptionsError where they do not fit."""
+    def load_into(self, solver: Any, below: nn.Module | None = None) -> None:
+        """Copies all weights but the output layer's, whose classes are others. Raises OptionsError where they do not fit.
+
+        below: the part of the solver that will be frozen, where that is known: the file must have its weights, and may lack others,
+        which then stay as they are.
+        """
         module = solver.module
         mine = {name: value for name, value in module.state_dict().items() if not name.startswith(HEAD)}
-        given = {name: value for name, value in self.weights.items() if not name.startswith(HEAD)}
-        wrong = [f"{name} is missing" for name in mine if name not in given]
+        given = self._renamed(getattr(solver, "foreign", {}))
+        needed = None if below is None else {id(tensor) for tensor in (*below.parameters(), *below.buffers())}
+        tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+        wrong = [
+            f"{name} is missing"
+            for name in mine
+            if name not in given and (needed is None or id(tensors[name]) in needed)
+        ]
         wrong += [f"{name} belongs to no layer" for name in given if name not in mine]
         wrong += [
             f"{name} has shape {tuple(given[name].shape)}, the backbone needs {tuple(value.shape)}"
@@ -47,8 +57,19 @@ class Pretrained:
                 f"weights = {str(self.path)!r}: do not fit the backbone: {shown}.{made} Give the backbone the same options"
             )
         with torch.no_grad():
-            for name, value in mine.items():
-                value.copy_(given[name])
+            for name in mine.keys() & given.keys():
+                mine[name].copy_(given[name])
+
+    def _renamed(self, foreign: Mapping[str, str]) -> dict[str, Tensor]:
+        """By the names of our layers; of a file that another library wrote, the layers whose names ``foreign`` translates."""
+        if self.about or not any(name.startswith(prefix) for prefix in foreign for name in self.weights):
+            return {name: value for name, value in self.weights.items() if not name.startswith(HEAD)}
+        return {
+            ours + name.removeprefix(prefix): value
+            for prefix, ours in foreign.items()
+            for name, value in self.weights.items()
+            if name.startswith(prefix)
+        }
 
     def overlap(self, spec: StreamSpec, checksums: Mapping[str, str]) -> str | None:
         """A warning where the stream's classes are among those that the backbone was trained on."""
