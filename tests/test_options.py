@@ -166,7 +166,7 @@ def test_all_mistakes_come_at_once_with_dotted_names_and_near_names() -> None:
     [
         (STREAMS, "split-mnst", r"stream = 'split-mnst': .*did you mean 'split-mnist'\?"),
         (LEARNERS, "generativereplay", r"did you mean 'generative-replay'\?"),
-        (GENERATORS, "zzz", "valid: conditional-vae, densities, oracle, vae, wgan-gp"),
+        (GENERATORS, "zzz", r"valid: autoencoder, .*densities, .*vae, wgan-gp"),
         (LEARNERS, {}, "learner = None: no learner of this name"),
         (STREAMS, {"name": "folder"}, r"stream\.path: this option has no default and must be given"),
         (LEARNERS, {"name": "naive", "solver": 3}, r"learner\.solver = 3: expected a solver: a name, or a dictionary"),

@@ -279,8 +279,9 @@ class Solver(Protocol):
 class Generator(Protocol):
     """A model that samples.
 
-    trains_by: "step" (gradients, batch by batch) or "fit" (all rows of a task at its end). own_phase: it is trained in a phase before the
-    solver's, of ``phase_steps`` steps. conditional: ``sample`` must be told the classes.
+    trains_by: "step" (gradients, batch by batch) or "fit" (all rows of a task at its end; one trained by steps is shown them too, after its
+    last step). own_phase: it is trained in a phase before the solver's, of ``phase_steps`` steps. conditional: ``sample`` must be told
+    the classes.
     """
 
     level: Level

@@ -17,17 +17,22 @@ from reverie.generators import (
     GENERATORS,
     Densities,
     Gaussian,
+    GaussianCopula,
     GaussianMixture,
     KernelDensity,
+    KMeansCodebook,
+    MixtureOfFactorAnalysers,
     PrincipalComponents,
 )
 from reverie.generators.densities import apportioned
+from reverie.learners import FrozenBackbone, GenerativeReplay
 from reverie.options import from_options, to_options
 from reverie.seeding import Randomness
+from reverie.solvers import MLP
 from reverie.storage import read_tree, write_tree
 from reverie.streams import TensorRows
 from reverie.types import Generator, StreamSpec
-from tests.tiny import differing
+from tests.tiny import differing, make_loop, tiny_stream
 
 PLAIN = Gaussian(covariance="full", shrinkage="none")
 
@@ -134,7 +139,12 @@ def counts_by_task(part: Densities, n: int, classes: Tensor | None = None) -> li
 
 @pytest.mark.parametrize(
     ("allocation", "expected"),
-    [("task-balanced", [28, 28, 28]), ("proportional", [12, 24, 48]), ("recency", [12, 24, 48])],
+    [
+        ("task-balanced", [28, 28, 28]),
+        ("proportional", [12, 24, 48]),
+        ("inverse-frequency", [48, 24, 12]),
+        ("recency", [12, 24, 48]),
+    ],
 )
 @pytest.mark.parametrize("scope", ["task", "task-class"])
 def test_shares_of_tasks_are_exact(allocation: str, expected: list[int], scope: str) -> None:
@@ -143,6 +153,15 @@ def test_shares_of_tasks_are_exact(allocation: str, expected: list[int], scope: 
         part.fit(rows((0,), task, n))
     classes = torch.zeros(84, dtype=torch.int64) if part.conditional else None
     assert counts_by_task(part, 84, classes) == expected
+
+
+def test_inversely_to_rows_goes_by_tasks_and_within_a_task_by_rows() -> None:
+    part = built(density=PrincipalComponents(dimensions=1), scope="class", allocation="inverse-frequency")
+    for task, n in ((0, 10), (0, 30), (1, 20)):  # the first task's rows in two fits
+        part.fit(rows((0,), task, n))
+    members, shares = part._members(0)
+    assert [member.density.count for member in members] == [10, 30, 20]
+    torch.testing.assert_close(shares, torch.tensor([1 / 12, 3 / 12, 8 / 12], dtype=torch.float64))
 
 
 def test_any_slice_of_the_rows_has_all_tasks() -> None:
@@ -357,6 +376,116 @@ def test_a_class_may_be_asked_for_that_one_row_taught() -> None:
         part.fit(rows((0,), n=1))
         x = part.sample(5, seeded(), torch.zeros(5, dtype=torch.int64)).x
         torch.testing.assert_close(x, data_of(rows((0,), n=1))[0].expand(5, 3), atol=0.02, rtol=0)
+
+
+# ---------------------------------------------------------------------------------- budget
+
+
+SIZED: dict[str, Any] = {
+    **{f"gaussian {kind}": Gaussian(covariance=kind) for kind in ("isotropic", "diagonal", "full", "shared")},
+    "gaussian low-rank": Gaussian(covariance="low-rank", rank=2),
+    "gaussian of all ranks": Gaussian(covariance="low-rank", rank=50),
+    **{
+        f"gmm {kind}": GaussianMixture(covariance=kind, components=3)
+        for kind in ("spherical", "diagonal", "tied", "full")
+    },
+    "factor analysers": MixtureOfFactorAnalysers(components=2, rank=2),
+    "k-means": KMeansCodebook(components=5),
+    "copula": GaussianCopula(grid=9),
+    "kde": KernelDensity(most=6),
+    "kde of one bandwidth": KernelDensity(most=6, bandwidth=0.3),
+    "principal components": PrincipalComponents(dimensions=3),
+    "principal components of a mixture": PrincipalComponents(density=GaussianMixture(components=2), dimensions=50),
+}
+UNSIZED = (
+    GaussianMixture(choose="bic"),
+    GaussianMixture(choose="held-out"),
+    KernelDensity(),
+    PrincipalComponents(dimensions=0.9),
+    PrincipalComponents(density=KernelDensity(), dimensions=2),
+)
+WIDTH = 5
+
+
+def overlapping(task_classes: tuple[tuple[int, ...], ...] = ((0, 1), (1, 2, 3), (0,))) -> StreamSpec:
+    """Three tasks, classes 0 and 1 in two of them."""
+    names = tuple(f"task {task}" for task in range(len(task_classes)))
+    return StreamSpec("test", "class", (WIDTH,), (0, 1, 2, 3), task_classes, names, task_classes)
+
+
+def taught(stream: StreamSpec, **options: Any) -> Densities:
+    part = Densities(**options)
+    part.build(stream, Randomness(0), CPU)
+    for task, classes in enumerate(stream.task_classes):
+        data = rows(classes, task, 40, (WIDTH,)).take(torch.arange(40 * len(classes)))
+        part.fit(TensorRows(data.x.abs(), data.y, data.task))
+    return part
+
+
+@pytest.mark.parametrize("scope", ["class", "task", "task-class", "global"])
+@pytest.mark.parametrize("family", SIZED)
+def test_bytes_needed_are_those_that_are_kept_in_the_end(family: str, scope: str) -> None:
+    density = SIZED[family]
+    around: list[dict[str, Any]] = [{}, {"support": "hurdle"}]
+    if getattr(density, "pooled", False):
+        if scope in ("task", "global"):
+            return
+    else:
+        around += [{"transforms": ("log1p", "standardise", "whiten")}]
+    for options in around:
+        stream = overlapping()
+        part = taught(stream, density=density, scope=scope, **options)
+        assert part.bytes_needed(stream) == part.num_bytes()
+
+
+@pytest.mark.parametrize("density", UNSIZED, ids=repr)
+def test_where_rows_decide_the_bytes_are_not_known_beforehand(density: Any) -> None:
+    assert Densities(density=density).bytes_needed(overlapping()) is None
+
+
+def test_a_budget_is_exact_and_refused_before_any_training() -> None:
+    stream = overlapping()
+    full = Densities().bytes_needed(stream)
+    assert full == 4 * 6 * (5 + 15)  # a class of a task: six
+    assert taught(stream, budget=full).num_bytes() == full
+    message = (
+        "budget = 479 bytes for all densities: those of this stream, of 5 numbers a row, need 480; raise it, or try covariance = 'diagonal' or "
+        "'low-rank', fewer components, or a scope of fewer densities"
+    )
+    with pytest.raises(OptionsError, match=message):
+        Densities(budget=479).build(stream, Randomness(0), CPU)
+    for fewer in ({"density": Gaussian("diagonal")}, {"scope": "class"}, {"density": Gaussian("low-rank", rank=1)}):
+        taught(stream, budget=479, **fewer)
+
+
+def test_a_stream_that_grows_beyond_the_budget_is_refused_and_what_was_known_stays() -> None:
+    part = taught(overlapping(), budget=480)
+    before = part.state()
+    longer = overlapping(((0, 1), (1, 2, 3), (0,), (1,)))
+    with pytest.raises(OptionsError, match=r"budget = 480 bytes for all densities: .* need 560"):
+        part.extend(longer)
+    assert differing(part.state(), before) == []
+    assert part.spec == overlapping()
+
+
+def test_what_was_not_known_beforehand_is_refused_before_it_is_stored() -> None:
+    part = built(density=KernelDensity(), scope="class", budget=4 * 2 * 21 * 3)
+    part.fit(rows((0, 1), 0, 20))  # 20 rows and a bandwidth each
+    before = part.state()
+    with pytest.raises(
+        OptionsError, match="budget = 504 bytes for all densities: those fitted so far need 528; raise it"
+    ):
+        part.fit(rows((2,), 1, 1))
+    assert differing(part.state(), before) == []
+    assert part.known_classes() == [0, 1]
+
+
+def test_the_budget_is_checked_at_the_width_behind_a_frozen_backbone_before_it_is_trained() -> None:
+    learner = FrozenBackbone(
+        GenerativeReplay(generator=Densities(budget=100), labels="condition"), backbone=MLP(hidden=(12,))
+    )
+    with pytest.raises(OptionsError, match="those of this stream, of 12 numbers a row, need 2,160"):
+        make_loop(learner, tiny_stream("class"))
 
 
 # ---------------------------------------------------------------------------------- refusals

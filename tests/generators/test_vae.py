@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from reverie.generators import VAE
 from reverie.generators.vae import kl_to_standard_normal
 from reverie.nn.optimisers import Adam
 from reverie.seeding import Position, Randomness
+from reverie.storage import read_tree, write_tree
 from reverie.types import Batch, Generator, StreamSpec
 
 
@@ -130,6 +133,137 @@ def test_the_log_variance_has_no_bias_and_the_networks_mirror_each_other() -> No
     assert encoder.mean.bias is not None  # type: ignore[union-attr]
     sizes = [tuple(p.shape) for p in decoder.parameters() if p.dim() == 2]  # type: ignore[union-attr]
     assert sizes == [(5, 4), (7, 5), (6, 7)]
+
+
+# -------------------------------------------------------------------------------------- learned variance
+
+SIGMA = {"likelihood": "gaussian", "variance": "learned"}
+
+
+def learnt(draw: Callable[[int], Tensor], steps: int, **options: Any) -> VAE:
+    """Trained on fresh rows at every step, so that no error is small because rows were learnt by heart."""
+    vae = built(**{"hidden": (16,), "latent_dim": 2, "optimiser": Adam(learning_rate=0.01), **options})
+    for step in range(steps):
+        vae.rng.position = Position(step=step)
+        x = draw(step)
+        vae.step(Batch(x, None, torch.zeros(len(x)).long(), torch.full((len(x),), 1 / len(x))))
+    return vae
+
+
+def variance_of(vae: VAE) -> float:
+    assert vae.module.variance is not None
+    return float(vae.module.variance.value)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_loss_with_a_variance_is_that_of_torch_distributions(reduction: str) -> None:
+    vae, batch = built(**SIGMA, reduction=reduction, kl_weight=0.5), rows()
+    vae.step(batch)
+    assert variance_of(vae) != 1
+    q, _, decoded = posterior(vae, batch)
+    log_p = Independent(Normal(decoded, math.sqrt(variance_of(vae))), 1).log_prob(batch.x) + 3 * math.log(2 * math.pi)
+    scale = 1 / 6 if reduction == "mean" else 1.0
+    losses = vae.loss(batch)
+    torch.testing.assert_close(losses["reconstruction"], scale * (batch.weight * -log_p).sum())
+    kl = kl_divergence(q, Normal(0.0, 1.0)).sum(1)
+    torch.testing.assert_close(losses["kl"], 0.5 * scale * (batch.weight * kl).sum())
+    exact = -(kl - Independent(Normal(decoded, math.sqrt(variance_of(vae))), 1).log_prob(batch.x))
+    torch.testing.assert_close(vae.elbo(batch.x, vae.rng("generator noise")), exact.detach())
+
+
+def test_the_variance_is_the_running_mean_of_the_weighted_squared_error() -> None:
+    vae = built(**SIGMA)
+    errors = []
+    for step in range(130):
+        vae.rng.position = Position(step=step)
+        batch = rows(seed=step)
+        batch = replace(batch, weight=batch.weight * 0.7)  # as where all replayed rows weigh nothing
+        _, _, decoded = posterior(vae, batch)
+        error = (decoded - batch.x).square().mean(1)
+        errors.append(float((batch.weight * error).sum().detach() / batch.weight.sum()))
+        vae.step(batch)
+        if step < 100:
+            assert variance_of(vae) == pytest.approx(sum(errors) / len(errors), rel=1e-4)
+    expected = sum(errors[:100]) / 100
+    for error in errors[100:]:
+        expected += (error - expected) / 100
+    assert variance_of(vae) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", [0.1, 20.0])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_of_noise_that_no_decoder_explains_the_variance_is_all(scale: float, reduction: str) -> None:
+    """Rows N(0, s^2 I): p(x) is greatest where the code says nothing and the variance is s^2, whatever the scale of the loss."""
+    vae = learnt(lambda step: scale * torch.randn(64, 6, generator=seeded(step)), 400, **SIGMA, reduction=reduction)
+    assert variance_of(vae) == pytest.approx(scale**2, rel=0.1)
+
+
+LOADINGS = torch.tensor([[2.0, 1.0, 0.0, 0.0, -1.0, 0.5], [0.0, 1.0, 1.5, -1.0, 0.0, 0.5]])
+
+
+def factors(step: int, n: int = 128) -> Tensor:
+    """(n, 6) rows of two factors and noise of deviation 0.3."""
+    draw = seeded(step)
+    return torch.randn(n, 2, generator=draw) @ LOADINGS + 0.3 * torch.randn(n, 6, generator=draw)
+
+
+def test_beside_two_factors_the_variance_is_that_of_the_rest_and_samples_have_the_covariance() -> None:
+    """The likeliest variance of probabilistic principal components (Tipping and Bishop 1999): the noise alone."""
+    options = {"hidden": (32,), "reduction": "sum", "likelihood": "gaussian", "optimiser": Adam(learning_rate=0.003)}
+    truth = LOADINGS.T @ LOADINGS + 0.09 * torch.eye(6)
+    gap = {}
+    for variance in ("unit", "learned"):
+        vae = learnt(factors, 1200, **options, variance=variance)
+        gap[variance] = float((torch.cov(vae.sample(20_000, seeded()).x.T) - truth).norm() / truth.norm())
+    assert variance_of(vae) == pytest.approx(0.09, rel=0.2)
+    assert gap["learned"] < 0.1
+    assert gap["unit"] > 2 * gap["learned"]
+
+
+def test_samples_have_noise_of_the_variance() -> None:
+    vae = learnt(lambda step: 3 * torch.randn(64, 6, generator=seeded(step)), 20, **SIGMA)
+    z = torch.randn(400, 2, generator=seeded(1))
+    drawn = vae.sample(400, seeded(1))
+    noise = drawn.x - vae.module.decoder(z).detach()
+    assert float(noise.var()) == pytest.approx(variance_of(vae), rel=0.1)
+    assert torch.equal(drawn.x, vae.frozen().sample(400, seeded(1)).x)
+    assert not torch.equal(drawn.x, vae.sample(400, seeded(2)).x)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_a_learned_variance_is_saved_frozen_and_counted(conditional: bool, tmp_path: Path) -> None:
+    one, two = built(**SIGMA, conditional=conditional), built(**SIGMA, conditional=conditional, seed=5)
+    one.step(rows())
+    write_tree(tmp_path / "state", one.state())
+    two.load(read_tree(tmp_path / "state"))
+    two.rng = one.rng
+    frozen, before = one.frozen(), variance_of(one)
+    for vae in (one, two):
+        vae.step(rows(seed=1))
+    assert same(weights(one), weights(two))
+    classes = torch.tensor([0, 1, 2])
+    assert torch.equal(one.sample(3, seeded(), classes).x, two.sample(3, seeded(), classes).x)
+    assert variance_of(frozen) == before != variance_of(one)
+    plain = built(likelihood="gaussian", conditional=conditional)
+    assert one.num_bytes() == plain.num_bytes() + 8  # the variance and the number of steps
+    assert one.working_bytes() == plain.working_bytes()
+    assert not any("variance." in name and "encoder" not in name for name in plain.network.module.state_dict())
+
+
+def test_rows_that_are_reproduced_exactly_leave_a_least_variance() -> None:
+    vae = built(**SIGMA)
+    with torch.no_grad():
+        for parameter in vae.network.module.parameters():
+            parameter.zero_()
+    batch = replace(rows(), x=torch.zeros(8, 6))
+    losses = [vae.step(batch) for _ in range(3)]
+    assert variance_of(vae) == pytest.approx(1e-6)
+    assert all(bool(value.isfinite()) for value in losses[-1].values())
+
+
+def test_only_a_gaussian_has_a_variance() -> None:
+    with pytest.raises(OptionsError, match="variance = 'learned': likelihood = 'bernoulli' has none of its own"):
+        VAE(variance="learned")
 
 
 # -------------------------------------------------------------------------------------- what it can do

@@ -119,7 +119,7 @@ def test_replay_below_one_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The refusals above are reached by a learner that does rehearse."""
     drawn = []
     real = Scholar.sample
-    monkeypatch.setattr(Scholar, "sample", lambda self, n, current=None: drawn.append(n) or real(self, n, current))
+    monkeypatch.setattr(Scholar, "sample", lambda self, n, **k: drawn.append(n) or real(self, n, **k))
     train(GenerativeReplay(importance=0.5, replay_size="linear"), tiny_stream())
     assert drawn == [8] * 8 + [16] * 8
 
@@ -140,7 +140,7 @@ def in_the_same_order(monkeypatch: pytest.MonkeyPatch) -> None:
         order = torch.randperm(len(rows), generator=self.rng.at("buffer order", self.rng.position.task))
         real(self, Shuffled(rows, order))
 
-    def sample(self: Scholar, n: int, current: Batch | None = None) -> Batch:
+    def sample(self: Scholar, n: int, **options: Any) -> Batch:
         return self.draw(n, self.rng("buffer draw"))
 
     monkeypatch.setattr(Oracle, "build", build)

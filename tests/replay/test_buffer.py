@@ -18,7 +18,7 @@ from reverie.seeding import Position, Randomness
 from reverie.streams import TensorRows
 from reverie.types import Scenario, StreamSpec
 
-STRATEGIES = ["reservoir", "class-balanced", "herding", "ring", "k-centre"]
+STRATEGIES = ["reservoir", "class-balanced", "greedy-balance", "herding", "ring", "k-centre"]
 SHAPE = (1, 2, 2)
 
 
@@ -110,17 +110,24 @@ def test_the_budget_is_never_exceeded(
         if unit == "bytes":
             assert made.num_bytes() <= budget * scale
             assert min(sum(sizes[: task + 1]), budget) <= len(made.x) or strategy != "reservoir"
+            # Each class has its share but for rounding, or all of its rows.
+            if strategy == "greedy-balance":
+                least = made.capacity() // len(offered)  # type: ignore[operator]
+                assert all(count[key] >= min(n, least) for key, n in offered.items())
         elif unit == "items":
             assert len(made.x) <= budget
             if strategy == "reservoir":
                 assert len(made.x) == min(budget, sum(sizes[: task + 1]))
         elif strategy == "reservoir":
             assert len(made.x) == min(budget * 6, sum(sizes[: task + 1]))
+        elif strategy == "greedy-balance":
+            assert len(made.x) <= budget * 6
+            assert all(count[key] >= min(n, budget) for key, n in offered.items())
         else:
             assert count == Counter({key: min(budget, n) for key, n in offered.items()})
 
 
-@pytest.mark.parametrize("strategy", ["class-balanced", "herding", "ring", "k-centre"])
+@pytest.mark.parametrize("strategy", ["class-balanced", "greedy-balance", "herding", "ring", "k-centre"])
 def test_a_budget_for_all_is_shared_equally_by_the_classes_so_far(strategy: Any) -> None:
     made = buffer(strategy=strategy, budget=12, unit="items")
     expected = [6, 3, 2]
@@ -174,7 +181,7 @@ def test_herding_keeps_the_rows_that_the_solver_s_unit_features_choose() -> None
         torch.testing.assert_close(floats(made.x[made.y == label]), mine[chosen])
 
 
-@pytest.mark.parametrize("strategy", ["reservoir", "class-balanced"])
+@pytest.mark.parametrize("strategy", ["reservoir", "class-balanced", "greedy-balance"])
 def test_every_row_has_the_same_chance_to_stay(strategy: Any) -> None:
     """Over 300 seeds, the first task's rows and the last one's alike; bound: 5 deviations."""
     kept: Counter[tuple[int, int]] = Counter()
@@ -203,6 +210,37 @@ def test_a_reservoir_whose_rows_grow_wider_stays_uniform() -> None:
         kept[(made.x[made.task == 0][:, 0, 0, 0] * 255).round().long()] += 1
     assert (kept / 300 - kept.mean() / 300).abs().max() < 5 * (1 / 4 / 300) ** 0.5
     assert kept.mean() / 300 == pytest.approx(0.5, abs=0.1)  # 8 of 16 rows
+
+
+def test_greedy_balance_uses_the_room_of_classes_to_come() -> None:
+    """A budget a class, for six of them: those of the first task have it all, and give it up."""
+    greedy, balanced = (buffer(strategy=strategy, budget=5) for strategy in ("greedy-balance", "class-balanced"))
+    found = []
+    for task in range(3):
+        for made in (greedy, balanced):
+            add(made, task, rows(task, 40))
+        found.append((sorted(held(greedy).values()), sorted(held(balanced).values())))
+    assert found == [([15, 15], [5, 5]), ([7, 7, 8, 8], [5] * 4), ([5] * 6, [5] * 6)]
+
+
+def test_greedy_balance_lets_large_classes_keep_what_small_ones_leave() -> None:
+    greedy, balanced = (
+        buffer(tasks=2, strategy=strategy, budget=20, unit="items") for strategy in ("greedy-balance", "class-balanced")
+    )
+    for made in (greedy, balanced):
+        add(made, 0, rows(0, 40))
+        add(made, 1, rows(1, 4))
+    assert held(greedy) == Counter({(0, 0): 8, (0, 1): 8, (1, 2): 2, (1, 3): 2})
+    assert held(balanced) == Counter({(0, 0): 5, (0, 1): 5, (1, 2): 2, (1, 3): 2})
+
+
+def test_greedy_balance_keeps_the_rows_that_came_first() -> None:
+    """Of a class of one task met in two pieces, the second piece finds no room; a reservoir would let it in."""
+    made = buffer(tasks=1, strategy="greedy-balance", budget=4)
+    add(made, 0, rows(0))
+    first = made.x.clone()
+    add(made, 0, rows(0, seed=1))
+    assert torch.equal(made.x, first)
 
 
 # --------------------------------------------------------------------------------------- bytes and draws

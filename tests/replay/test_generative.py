@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from reverie.checks import NotReadyError
 from reverie.device import CPU
 from reverie.generators import VAE, Densities, Gaussian
 from reverie.replay import Labelling, Scholar
 from reverie.replay.labels import targets
-from reverie.replay.selection import certainty
+from reverie.replay.selection import certainty, interference
 from reverie.seeding import Position, Randomness
 from reverie.solvers import MLP
 from reverie.streams import TensorRows
@@ -295,3 +296,137 @@ def test_selection_under_agreement_never_takes_a_row_that_disagrees_where_one_ag
     share = [float((rows.weight > 0).float().mean()) for rows in (before, after)]
     assert share[1] >= share[0]
     assert float(after.weight.sum()) == pytest.approx(1)
+
+
+def test_a_pool_is_new_in_each_epoch_and_one_within_it() -> None:
+    def rows_of(made: Scholar, step: int, epoch: int, task: int = 1) -> set[tuple[float, ...]]:
+        made.rng.position = Position(task, 0, step)
+        return {tuple(x.tolist()) for x in made.sample(200, epoch=epoch).x}
+
+    def pooled() -> Scholar:
+        made = scholar()
+        made.pool = 9
+        return made
+
+    made = pooled()
+    pools = [rows_of(made, step, epoch) for step, epoch in ((0, 0), (1, 0), (2, 1), (3, 1), (4, 2))]
+    assert [len(pool) for pool in pools] == [9] * 5
+    assert pools[0] == pools[1]
+    assert pools[2] == pools[3]
+    assert all(a.isdisjoint(b) for a, b in ((pools[0], pools[2]), (pools[2], pools[4]), (pools[0], pools[4])))
+    again = pooled()  # from the middle, and back
+    assert rows_of(again, 3, 1) == pools[3]
+    assert rows_of(again, 0, 0) == pools[0]
+    assert rows_of(again, 3, 1, task=2).isdisjoint(pools[3])
+
+
+# ---------------------------------------------------------------------------- diversity and interference
+
+
+def selecting(selection: Any, source: str = "condition", pool: int | None = None, chunk: int = 3) -> Scholar:
+    """Four rows a step of twenty candidates; three steps a chunk."""
+    made = scholar(chunk=chunk, source=source, conditional=True)
+    made.selection, made.candidates, made.pool = selection, 1 if selection == "none" else 5, pool
+    return made
+
+
+def spied_on(made: Scholar) -> list[Batch]:
+    """What its generator draws from now on."""
+    drawn: list[Batch] = []
+    sample = made.generator.sample
+
+    def spied(n: int, rng: torch.Generator, classes: Any = None) -> Batch:
+        drawn.append(sample(n, rng, classes))
+        return drawn[-1]
+
+    made.generator.sample = spied  # type: ignore[method-assign]
+    return drawn
+
+
+def farthest_first(features: Tensor, count: int) -> list[int]:
+    """By its definition: the row nearest to the mean, then always the one whose nearest chosen row is farthest away."""
+    chosen = [int((features - features.mean(dim=0)).norm(dim=1).argmin())]
+    while len(chosen) < count:
+        free = [i for i in range(len(features)) if i not in chosen]
+        chosen.append(max(free, key=lambda i: min(float((features[i] - features[j]).norm()) for j in chosen)))
+    return chosen
+
+
+def test_diversity_is_k_centre_over_all_candidates_of_a_step() -> None:
+    made = selecting("diversity")
+    drawn = spied_on(made)
+    for step in range(3):
+        rows = at(made, step, n=4)
+        offered = drawn[0].x[20 * step : 20 * step + 20]
+        features = functional.normalize(made.solver.encode(offered), dim=1)
+        assert torch.equal(rows.x, offered[farthest_first(features, 4)])
+        torch.testing.assert_close(rows.weight, torch.full((4,), 0.25))
+    assert len(drawn) == 1  # for all three steps
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_diversity_under_agreement_takes_rows_that_disagree_only_where_too_few_agree(share: float) -> None:
+    made = selecting("diversity", source="agreement")
+    made.solver.scores = lambda x: torch.eye(4)[(x[:, 0] > x[:, 0].quantile(share)).long()]  # type: ignore[method-assign]
+    drawn = spied_on(made)
+    rows = made.draw(12, torch.Generator().manual_seed(1))
+    asked = drawn[0].y
+    assert asked is not None
+    agree = int((made.solver.scores(drawn[0].x).argmax(dim=1) == asked).sum())
+    assert int((rows.weight > 0).sum()) == min(agree, 12) > 0
+    few = made.draw(1, torch.Generator().manual_seed(1), steps=40)
+    assert len(few) == 40
+    assert float(few.weight.sum()) == pytest.approx(1)
+
+
+def live_solver() -> MLP:
+    """As it is after some steps on new rows."""
+    live = MLP(hidden=(5,))
+    live.build(SPEC, Randomness(3), CPU)
+    for _ in range(3):
+        live.step(batch())
+    return live
+
+
+@pytest.mark.parametrize("pool", [None, 50])
+def test_interference_keeps_the_candidates_whose_loss_grows_most(pool: int | None) -> None:
+    made, every, live = selecting("interference", pool=pool), selecting("none", pool=pool), live_solver()
+    drawn = spied_on(made)
+    for step in range(6):
+        made.rng.position = every.rng.position = Position(1, 0, step)
+        offered = every.sample(20)
+        growth = interference(offered, batch(), live, 0.1)
+        kept = made.sample(4, batch(), live, 0.1)
+        if pool is None:
+            assert torch.equal(kept.x, offered.x[growth.argsort(descending=True)[:4]])
+        least = interference(kept, batch(), live, 0.1).min()
+        assert int((growth > least + 1e-6).sum()) < 4  # in a pool rows may be drawn twice
+        torch.testing.assert_close(kept.weight, torch.full((4,), 0.25))
+    assert [len(rows.x) for rows in drawn] == ([50] if pool else [60, 60])  # candidates of three steps in one pass
+
+
+def test_interference_follows_the_live_solver_and_the_current_rows() -> None:
+    made, live, other = selecting("interference"), live_solver(), live_solver()
+    for _ in range(20):
+        other.step(batch())
+    made.rng.position = Position(1, 0, 0)
+    first = made.sample(4, batch(), live, 0.1)
+    assert same(first, made.sample(4, batch(), live, 0.1))
+    current = replace(batch(), y=(batch().y + 1) % 4)  # type: ignore[operator]
+    assert not torch.equal(first.x, made.sample(4, current, live, 0.1).x)
+    assert not torch.equal(first.x, made.sample(4, batch(), other, 0.1).x)
+
+
+def test_interference_needs_something_to_look_at() -> None:
+    made = selecting("interference")
+    with pytest.raises(ValueError, match="needs the current rows and the live solver"):
+        at(made, 0)
+    assert len(made.draw(30, torch.Generator())) == 30  # unselected, for whoever looks at what is generated
+
+
+def test_interference_under_agreement_leaves_rows_that_disagree_for_last() -> None:
+    made = selecting("interference", source="agreement")
+    made.solver.scores = lambda x: torch.eye(4)[(x[:, 0] > x[:, 0].median()).long()]  # type: ignore[method-assign]
+    for step in range(6):
+        made.rng.position = Position(1, 0, step)
+        assert bool((made.sample(3, batch(), live_solver(), 0.1).weight > 0).all())

@@ -37,7 +37,9 @@ class Entry:
     preset: str
     override: Mapping[str, Any] = field(default_factory=dict)
     scenarios: tuple[str, ...] = SCENARIOS
-    published: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # scenario: (mean, standard error)
+    published: Mapping[str, tuple[float, float | None]] = field(
+        default_factory=dict
+    )  # scenario: (mean, standard error)
     expected: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # scenario: (lowest, highest)
     stream: str = ""
     variant: str = ""

@@ -1,14 +1,18 @@
 """Generators: models of the past that can be sampled."""
 
+from reverie.generators.autoencoder import RegularisedAutoencoder
+from reverie.generators.class_mixture import ClassMixture
 from reverie.generators.codebook import KMeansCodebook
 from reverie.generators.copula import GaussianCopula
 from reverie.generators.densities import Densities
 from reverie.generators.factor_analysers import MixtureOfFactorAnalysers
+from reverie.generators.flow import NormalizingFlow
 from reverie.generators.gaussian import Gaussian
 from reverie.generators.gmm import GaussianMixture
 from reverie.generators.kde import KernelDensity
 from reverie.generators.oracle import Oracle
 from reverie.generators.principal import PrincipalComponents
+from reverie.generators.rectified_flow import RectifiedFlow
 from reverie.generators.training import train
 from reverie.generators.vae import VAE
 from reverie.generators.wgan_gp import WGANGP
@@ -33,7 +37,16 @@ DENSITIES = Table(
 GENERATORS = Table(
     "generator",
     Generator,
-    {"vae": VAE, "wgan-gp": WGANGP, "oracle": Oracle, "densities": Densities},
+    {
+        "vae": VAE,
+        "wgan-gp": WGANGP,
+        "oracle": Oracle,
+        "densities": Densities,
+        "class-mixture": ClassMixture,
+        "autoencoder": RegularisedAutoencoder,
+        "normalizing-flow": NormalizingFlow,
+        "rectified-flow": RectifiedFlow,
+    },
     aliases={"conditional-vae": {"name": "vae", "conditional": True}},
     usual="vae",
 )
@@ -43,6 +56,7 @@ __all__ = [
     "GENERATORS",
     "VAE",
     "WGANGP",
+    "ClassMixture",
     "Densities",
     "Gaussian",
     "GaussianCopula",
@@ -50,7 +64,10 @@ __all__ = [
     "KMeansCodebook",
     "KernelDensity",
     "MixtureOfFactorAnalysers",
+    "NormalizingFlow",
     "Oracle",
     "PrincipalComponents",
+    "RectifiedFlow",
+    "RegularisedAutoencoder",
     "train",
 ]

@@ -1,10 +1,10 @@
-"""From codes to samples: what generators with a decoder network share."""
+"""From codes to samples, and back: what generators with encoder and decoder networks share."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reverie.checks import NotReadyError, OptionsError, Problems
-from reverie.nn.networks import deconv_stack, mlp
+from reverie.nn.losses import bernoulli_nll
+from reverie.nn.networks import conv_stack, deconv_stack, mlp
 from reverie.types import Batch, StreamSpec
 
+Likelihood = Literal["bernoulli", "gaussian"]
 Positive = Annotated[int, Field(gt=0)]
 CHANNELS = (32, 64)
 
@@ -52,6 +54,18 @@ def conv_decoder(
     return Decoder(layers, shape)
 
 
+def mlp_trunk(hidden: Sequence[int], shape: tuple[int, ...]) -> nn.Sequential:
+    """(B, *shape) -> (B, hidden[-1]) features of an encoder, fully connected."""
+    return nn.Sequential(nn.Flatten(), mlp([math.prod(shape), *hidden], last_activation=True))
+
+
+def conv_trunk(hidden: Sequence[int], channels: Sequence[int], shape: tuple[int, ...]) -> nn.Sequential:
+    """The same from convolutions of stride 2, then fully connected layers."""
+    stack = conv_stack([shape[0], *channels], [2] * len(channels))
+    flat = math.prod(deepest_shape(channels, shape))
+    return nn.Sequential(stack, nn.Flatten(), mlp([flat, *hidden], last_activation=True))
+
+
 def deepest_shape(channels: Sequence[int], shape: tuple[int, ...]) -> list[int]:
     """What a stack of stride-2 convolutions makes of images of ``shape``. Raises OptionsError for other inputs."""
     if len(shape) != 3:
@@ -65,6 +79,16 @@ def check_channels(architecture: str, channels: Sequence[int], problems: Problem
         architecture == "conv" or tuple(channels) == CHANNELS,
         f"channels = {channels}: has no effect with architecture = {architecture!r}; set architecture = 'conv' or leave it out",
     )
+
+
+def squared_error(decoded: Tensor, x: Tensor) -> Tensor:
+    """Summed over the numbers of a row (B,)."""
+    return (decoded - x).square().flatten(1).sum(1)
+
+
+def reconstruction_nll(likelihood: Likelihood, decoded: Tensor, x: Tensor) -> Tensor:
+    """-log p(x | decoded) in nats a row (B,); of the gaussian with unit variance, without its constant."""
+    return bernoulli_nll(decoded, x) if likelihood == "bernoulli" else 0.5 * squared_error(decoded, x)
 
 
 def class_code(y: Tensor | None, outputs: int) -> Tensor:

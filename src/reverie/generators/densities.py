@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -11,15 +12,21 @@ from torch import Tensor
 
 from reverie.checks import DataError, NotReadyError, OptionsError, Problems
 from reverie.device import Device
+from reverie.generators.codebook import KMeansCodebook
+from reverie.generators.copula import GaussianCopula
 from reverie.generators.decoding import as_batch
+from reverie.generators.factor_analysers import MixtureOfFactorAnalysers
 from reverie.generators.gaussian import Gaussian
+from reverie.generators.gmm import GaussianMixture
+from reverie.generators.kde import KernelDensity
+from reverie.generators.principal import PrincipalComponents
 from reverie.generators.transforms import FittedTransforms, Step, Support, fit_transforms, restore_transforms
 from reverie.options import Part
 from reverie.seeding import Randomness
 from reverie.types import Batch, Density, FittedDensity, Level, Losses, Rows, State, StreamSpec
 
 Scope = Literal["class", "task", "task-class", "global"]
-Allocation = Literal["task-balanced", "proportional", "recency"]
+Allocation = Literal["task-balanced", "proportional", "inverse-frequency", "recency"]
 Key = tuple[int, int]  # task and class; -1 where the scope does not tell them apart
 
 CHUNK = 4096
@@ -62,12 +69,16 @@ class Densities(Part):
     allocation: Annotated[
         Allocation,
         Field(
-            description="how tasks share the samples: equally, by their rows, or by recency (each task half as often as the next)"
+            description="how tasks share the samples: equally, by their rows, inversely to their rows, or by recency (each task half as "
+            "often as the next)"
         ),
     ] = "task-balanced"
     window: Annotated[int | None, Field(gt=0, description="only the last tasks, this many, are sampled; None: all")] = (
         None
     )
+    budget: Annotated[
+        int | None, Field(gt=0, description="bytes that all densities together may take; None: no limit")
+    ] = None
 
     trains_by: ClassVar[Literal["fit"]] = "fit"
     own_phase: ClassVar[bool] = False
@@ -95,11 +106,13 @@ class Densities(Part):
     # ------------------------------------------------------------------ life cycle
 
     def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
+        self._check_budget(spec)
         self.spec, self.rng, self.device = spec, rng, device
         self.components: dict[Key, list[Component]] = {}
 
     def extend(self, spec: StreamSpec) -> None:
-        """Further classes need nothing: each has its own density."""
+        """Further classes have densities of their own. Raises OptionsError where the budget has no room for them."""
+        self._check_budget(spec)
         self.spec = spec
 
     def fit(self, rows: Rows) -> None:
@@ -111,12 +124,15 @@ class Densities(Part):
         keys = torch.stack(
             [task if "task" in self.scope else task * 0 - 1, y if "class" in self.scope else y * 0 - 1], dim=1
         )
-        latest = int(task.max())
+        latest, before = int(task.max()), {key: list(members) for key, members in self.components.items()}
         for key in keys.unique(dim=0).tolist():
             mine = z[(keys == torch.tensor(key, device=z.device)).all(dim=1)]
             self._add((key[0], key[1]), latest, mine)
         if getattr(self.density, "pooled", False):
             self._pool()
+        if self.budget is not None and self.num_bytes() > self.budget:
+            needed, self.components = self.num_bytes(), before
+            raise OptionsError(self._over_budget(f"those fitted so far need {needed:,}"))
 
     def step(self, batch: Batch) -> Losses:
         return {}
@@ -195,6 +211,36 @@ class Densities(Part):
     def num_bytes(self) -> int:
         """Of all numbers kept, a covariance that several share counted once."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors()[0])
+
+    def bytes_needed(self, spec: StreamSpec) -> int | None:
+        """What ``num_bytes`` will be once all tasks of such a stream are fitted, where that follows from the options; else None."""
+        width = math.prod(spec.input_shape)
+        each = numbers_kept(self.density, width)
+        if each is None:
+            return None
+        each += sum({"standardise": 2 * width, "whiten": width + 2 * width**2}.get(step, 0) for step in self.transforms)
+        each += 2 * width if self.support == "hurdle" else 0
+        merges = isinstance(self.density, Gaussian) and self.density.covariance != "low-rank" and not self.transforms
+        fits = {
+            (task if "task" in self.scope or not merges else -1, c if "class" in self.scope else -1)
+            for task, classes in enumerate(spec.task_classes)
+            for c in classes
+        }
+        pooled = _triangle(width) if getattr(self.density, "pooled", False) else 0
+        return 4 * (len(fits) * each + pooled)
+
+    def _check_budget(self, spec: StreamSpec) -> None:
+        """Raises OptionsError where it is known before any training that the densities will not fit."""
+        needed = None if self.budget is None else self.bytes_needed(spec)
+        if self.budget is not None and needed is not None and needed > self.budget:
+            width = math.prod(spec.input_shape)
+            raise OptionsError(self._over_budget(f"those of this stream, of {width:,} numbers a row, need {needed:,}"))
+
+    def _over_budget(self, need: str) -> str:
+        return (
+            f"budget = {self.budget:,} bytes for all densities: {need}; raise it, or try covariance = 'diagonal' or 'low-rank', fewer "
+            "components, or a scope of fewer densities"
+        )
 
     def working_bytes(self) -> int:
         return 0
@@ -299,13 +345,49 @@ class Densities(Part):
             weight = 0.5 ** (tasks.max() - tasks).double()
         for task in tasks.unique():  # several fits of one task share by their rows
             mine = tasks == task
-            weight[mine] *= counts[mine] / counts[mine].sum()
+            rows = counts[mine].sum()
+            weight[mine] *= counts[mine] / (rows.square() if self.allocation == "inverse-frequency" else rows)
         return members, weight / weight.sum()
 
     def _log_shares(self, table: Tensor) -> Tensor:
         counts = self.class_counts()
         shares = torch.tensor([float(counts[c]) for c in self.known_classes()], device=table.device)
         return (shares / shares.sum()).log()
+
+
+def numbers_kept(density: Density, width: int) -> int | None:
+    """Of one fit to rows (n, width), n large, but for a covariance that all share; None where the rows decide, or for a family that is
+    not known here.
+
+    >>> numbers_kept(Gaussian("diagonal"), 100), numbers_kept(GaussianMixture(choose="bic"), 100)
+    (200, None)
+    """
+    if isinstance(density, Gaussian):
+        rank = min(density.rank, width)
+        spread = {"isotropic": 1, "diagonal": width, "low-rank": width * (rank + 1), "shared": 0}
+        return width + spread.get(density.covariance, _triangle(width))
+    if isinstance(density, GaussianMixture) and density.choose == "fixed":
+        k, triangle = density.components, _triangle(width)
+        spread = {"spherical": k, "diagonal": k * width, "tied": triangle, "full": k * triangle}
+        return k * (1 + width) + spread[density.covariance]
+    if isinstance(density, MixtureOfFactorAnalysers):
+        return density.components * (1 + width * (2 + min(density.rank, width)))
+    if isinstance(density, KMeansCodebook):
+        return density.components * (1 + 2 * width)
+    if isinstance(density, GaussianCopula):
+        return width * density.grid + _triangle(width)
+    if isinstance(density, KernelDensity) and density.most is not None:
+        return width * density.most + (width if isinstance(density.bandwidth, str) else 1)
+    if isinstance(density, PrincipalComponents) and isinstance(density.dimensions, int):
+        kept = min(density.dimensions, width)
+        inner = numbers_kept(density.density, kept)
+        return None if inner is None else inner + width * (kept + 1) + 1
+    return None
+
+
+def _triangle(width: int) -> int:
+    """Numbers in a covariance, of which one half is kept."""
+    return width * (width + 1) // 2
 
 
 def apportioned(shares: Tensor, n: int, rng: torch.Generator) -> list[int]:

@@ -53,13 +53,7 @@ class GaussianMixture(Part):
 
     def fit(self, z: Tensor, rng: torch.Generator) -> FittedMixture:
         floor = absolute_floor(z, self.floor)
-        best = self._best(z, rng, floor)
-        spread = best.covariance
-        if self.covariance == "tied":
-            spread = packed(spread)
-        elif self.covariance == "full":
-            spread = torch.stack([packed(one) for one in spread])
-        return FittedMixture(len(z), best.weights.to(z), best.means.to(z), spread.to(z), self.covariance)
+        return self._best(z, rng, floor).cast(len(z), z)
 
     def restore(self, state: State) -> FittedMixture:
         return FittedMixture(state["count"], state["weights"], state["means"], state["spread"], state["form"])
@@ -150,6 +144,15 @@ class Mixture:
             log_det = 2 * self.root.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
         self.constant = weights.log() - 0.5 * (width * math.log(2 * math.pi) + log_det)
 
+    def cast(self, count: int, like: Tensor) -> FittedMixture:
+        """In the type of other numbers, and packed; count: the rows that it was fitted to."""
+        spread = self.covariance
+        if self.form == "tied":
+            spread = packed(spread)
+        elif self.form == "full":
+            spread = torch.stack([packed(one) for one in spread])
+        return FittedMixture(count, self.weights.to(like), self.means.to(like), spread.to(like), self.form)
+
     def log_joint(self, z: Tensor) -> Tensor:
         """(n, d) -> (n, k) log w_k N(z; k)."""
         x = z - self.centre
@@ -197,14 +200,19 @@ class Mixture:
 
 
 def expectation_maximisation(
-    z: Tensor, start: Mixture, floor: float, tolerance: float, iterations: int, chunks: Chunks | None = None
+    z: Tensor,
+    start: Mixture,
+    floor: float,
+    tolerance: float,
+    iterations: int,
+    chunks: Chunks | None = None,
+    reseeds: int = RESEEDS,
 ) -> tuple[Mixture, list[float]]:
     """The best mixture met, and the mean log-likelihood before each iteration and after the last.
 
     ``floor`` is added to every variance at each maximisation, as scikit-learn's ``reg_covar`` is. chunks: of z, where they were
-    made before.
+    made before. reseeds: times that empty components are put elsewhere before they are dropped.
     """
-    reseeds = RESEEDS
     chunks = chunks or _chunks(z, start.form)
 
     def step(mixture: Mixture) -> tuple[float, Mixture, bool]:

@@ -22,6 +22,7 @@ class Oracle(Part):
     own_phase = False
     stores_real_samples = True
     conditional = False
+    labelled = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -53,13 +53,11 @@ def train(
     rng = Randomness(seed, device.torch_device)
     rows = TensorRows(inputs, labels).to(device.torch_device)
     generator.build(spec, rng, device)
-    if generator.trains_by == "fit":
-        generator.fit(rows)
-        return generator
-    for step in range(steps):
+    for step in range(steps if generator.trains_by == "step" else 0):
         rng.position = Position(step=step)
         index = torch.randint(
             len(rows), (min(batch_size, len(rows)),), generator=rng("batches"), device=device.torch_device
         )
         generator.step(rows.take(index))
+    generator.fit(rows)
     return generator

@@ -15,6 +15,7 @@ from reverie.device import Device
 from reverie.generators.decoding import (
     CHANNELS,
     Decoder,
+    Likelihood,
     Positive,
     as_batch,
     check_channels,
@@ -23,24 +24,21 @@ from reverie.generators.decoding import (
     check_unit_range,
     class_code,
     conv_decoder,
-    deepest_shape,
+    conv_trunk,
     joined,
     mlp_decoder,
+    mlp_trunk,
+    reconstruction_nll,
+    squared_error,
 )
-from reverie.nn.losses import bernoulli_nll
-from reverie.nn.networks import (
-    Linear,
-    Network,
-    conv_stack,
-    forward_flops,
-    mlp,
-    multiplications,
-    training_flops,
-)
+from reverie.nn.networks import Linear, Network, forward_flops, multiplications, training_flops
 from reverie.nn.optimisers import Adam, Optimiser
 from reverie.options import Part
 from reverie.seeding import Randomness
 from reverie.types import Batch, Level, Losses, Rows, State, StreamSpec
+
+MEMORY = 100  # steps that the mean squared error looks back over, about
+LEAST_VARIANCE = 1e-6
 
 
 class Encoder(nn.Module):
@@ -57,11 +55,39 @@ class Encoder(nn.Module):
         return self.mean(features), self.log_variance(features)
 
 
+class SharedVariance(nn.Module):
+    """One variance of p(x | z) for all numbers of all rows: a running mean of the squared error.
+
+    For given means that error is the likeliest variance (sigma-VAE, Rybkin, Daniilidis and Levine 2021, arXiv 2006.13202). A closed form has no
+    learning rate to be too slow for it and no weight decay to pull it to 1; a mean over many batches, unlike that of each batch, is also
+    what samples need.
+    """
+
+    value: Tensor
+    updates: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("value", torch.ones(()))
+        self.register_buffer("updates", torch.zeros(()))
+
+    def nll(self, error: Tensor, numbers: int) -> Tensor:
+        """-log p(x | z) a row (B,) without the constant, of squared errors (B,) summed over so many numbers."""
+        return 0.5 * (error / self.value + numbers * self.value.log())
+
+    def update(self, error: Tensor, weight: Tensor, numbers: int) -> None:
+        """error, weight: (B,). The plain mean of all steps at first, so that the initial 1 is forgotten at once."""
+        mean = (weight * error).sum() / (numbers * weight.sum().clamp(min=torch.finfo(weight.dtype).tiny))
+        self.updates += 1
+        self.value.lerp_(mean.clamp(min=LEAST_VARIANCE), (1 / self.updates).clamp(min=1 / MEMORY))
+
+
 class Autoencoder(nn.Module):
-    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+    def __init__(self, encoder: Encoder, decoder: Decoder, variance: SharedVariance | None) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
+        self.variance = variance
 
     def forward(self, x: Tensor, code: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Decoded z = mean + exp(log_variance / 2) * noise, with mean and log-variance."""
@@ -90,9 +116,16 @@ class VAE(Part):
         tuple[Positive, ...], Field(min_length=1, description="channels of the convolutions (conv)")
     ] = CHANNELS
     likelihood: Annotated[
-        Literal["bernoulli", "gaussian"],
-        Field(description="p(x | z): bernoulli (inputs in [0, 1]) or gaussian with unit variance, 0.5 * squared error"),
+        Likelihood,
+        Field(description="p(x | z): bernoulli (inputs in [0, 1]) or gaussian, 0.5 * squared error / variance"),
     ] = "bernoulli"
+    variance: Annotated[
+        Literal["unit", "learned"],
+        Field(
+            description="of the gaussian p(x | z): unit, and samples are its means; or learned, one number for all inputs (the mean squared error, "
+            "at least 1e-6), and samples have noise of that variance"
+        ),
+    ] = "unit"
     reduction: Annotated[
         Literal["mean", "sum"],
         Field(description="terms of a row divided by the number of input units, or summed (nats)"),
@@ -117,6 +150,10 @@ class VAE(Part):
         if self.hidden is not None and len(self.hidden) == 0:
             problems.add("hidden = (): needs at least one layer")
         check_channels(self.architecture, self.channels, problems)
+        problems.check(
+            self.variance == "unit" or self.likelihood == "gaussian",
+            f"variance = {self.variance!r}: likelihood = {self.likelihood!r} has none of its own; set likelihood = 'gaussian' or leave it out",
+        )
 
     def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
         self.spec, self.rng, self.device = spec, rng, device
@@ -140,29 +177,38 @@ class VAE(Part):
 
     def loss(self, batch: Batch) -> Losses:
         """reconstruction and kl, weighted over the rows; their sum is what ``step`` descends."""
+        return self._loss(batch)[0]
+
+    def step(self, batch: Batch) -> Losses:
+        losses, decoded = self._loss(batch)
+        self.network.update(losses["reconstruction"] + losses["kl"])
+        if self.module.variance is not None:
+            self.module.variance.update(squared_error(decoded.detach(), batch.x), batch.weight, batch.x[0].numel())
+        self.trained = True
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _loss(self, batch: Batch) -> tuple[Losses, Tensor]:
+        """The losses, and what the rows were decoded to."""
         noise = torch.randn(len(batch), self.latent, generator=self.rng("generator noise"), device=batch.x.device)
         with self.device.autocast():
             self.network.ready(train=True)
             decoded, mean, log_variance = self.module(batch.x, self._code(batch.y), noise)
+        decoded = decoded.float()
+        # Both terms, so that their sum stays minus the ELBO up to a factor.
         scale = 1 / math.prod(self.spec.input_shape) if self.reduction == "mean" else 1.0
-        reconstruction = self.reconstruction(decoded.float(), batch.x)
+        reconstruction = self.reconstruction(decoded, batch.x)
         kl = kl_to_standard_normal(mean.float(), log_variance.float())
-        return {
+        losses = {
             "reconstruction": scale * (batch.weight * reconstruction).sum(),
             "kl": scale * self._kl_weight * (batch.weight * kl).sum(),
         }
-
-    def step(self, batch: Batch) -> Losses:
-        losses = self.loss(batch)
-        self.network.update(losses["reconstruction"] + losses["kl"])
-        self.trained = True
-        return {name: value.detach() for name, value in losses.items()}
+        return losses, decoded
 
     def reconstruction(self, decoded: Tensor, x: Tensor) -> Tensor:
         """-log p(x | z) in nats a row (B,), up to the constant of the gaussian."""
-        if self.likelihood == "bernoulli":
-            return bernoulli_nll(decoded, x)
-        return 0.5 * (decoded - x).square().flatten(1).sum(1)
+        if self.module.variance is not None:
+            return self.module.variance.nll(squared_error(decoded, x), x[0].numel())
+        return reconstruction_nll(self.likelihood, decoded, x)
 
     def elbo(self, x: Tensor, rng: torch.Generator, y: Tensor | None = None) -> Tensor:
         """Evidence lower bound of log p(x) in nats a row (B,), one draw of z each."""
@@ -184,6 +230,9 @@ class VAE(Part):
         with torch.no_grad(), self.device.autocast():
             decoded = self.module.decoder(joined(z, self._code(classes))).float()
         x = torch.sigmoid_(decoded) if self.likelihood == "bernoulli" else decoded
+        if self.module.variance is not None:
+            noise = torch.randn(x.shape, generator=rng, device=x.device)
+            x = x + self.module.variance.value.sqrt() * noise
         return as_batch(x, classes if self.conditional else None)
 
     def extend(self, spec: StreamSpec) -> None:
@@ -239,14 +288,13 @@ class VAE(Part):
         hidden = list(self.hidden or (400, 400))
         z = self.latent + self.outputs
         if self.architecture == "mlp":
-            trunk = nn.Sequential(nn.Flatten(), mlp([math.prod(shape), *hidden], last_activation=True))
+            trunk = mlp_trunk(hidden, shape)
             decoder = mlp_decoder(z, hidden, shape)
         else:
             decoder = conv_decoder(z, hidden, self.channels, shape, batch_norm=True)
-            stack = conv_stack([shape[0], *self.channels], [2] * len(self.channels))
-            flat = math.prod(deepest_shape(self.channels, shape))
-            trunk = nn.Sequential(stack, nn.Flatten(), mlp([flat, *hidden], last_activation=True))
-        return Autoencoder(Encoder(trunk, hidden[-1] + self.outputs, self.latent), decoder)
+            trunk = conv_trunk(hidden, self.channels, shape)
+        variance = SharedVariance() if self.variance == "learned" else None
+        return Autoencoder(Encoder(trunk, hidden[-1] + self.outputs, self.latent), decoder, variance)
 
 
 class _Fixed(nn.Module):

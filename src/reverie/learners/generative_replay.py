@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field
 from torch import Tensor
@@ -64,11 +64,18 @@ class GenerativeReplay(SolverLearner):
         int | None,
         Field(gt=0, description="generated rows that a task rehearses again and again; None: new ones at every step"),
     ] = None
+    refresh: Annotated[
+        Literal["task", "epoch"],
+        Field(
+            description="the pool is generated once a task, or anew after as many steps as one pass over the task's rows takes"
+        ),
+    ] = "task"
     selection: Annotated[
         Selection,
         Field(
             description="of each row's candidates the one rehearsed: the surest (confidence), the least sure (entropy), the one between two classes "
-            "(margin), the most typical (likelihood), or the only one (none)"
+            "(margin), the most typical (likelihood), or the only one (none); or of all candidates those that cover them (diversity), or "
+            "whose loss the current rows raise most (interference)"
         ),
     ] = "none"
     candidates: Annotated[int, Field(ge=2, description="rows generated for each that is rehearsed (selection)")] = 4
@@ -89,7 +96,7 @@ class GenerativeReplay(SolverLearner):
     def check(self, problems: Problems) -> None:
         super().check(problems)
         conditional = self.generator is not None and self.generator.conditional
-        knows_classes = conditional or (self.generator is not None and self.generator.stores_real_samples)
+        knows_classes = conditional or getattr(self.generator, "labelled", False)
         if self.labels != "solver" and self.generator is not None and not knows_classes:
             problems.add(
                 f"labels = {self.labels!r}: the generator cannot be asked for a class; use a conditional one, or labels = 'solver'"
@@ -99,6 +106,10 @@ class GenerativeReplay(SolverLearner):
         if self.selection == "none" and self.candidates != 4:
             problems.add(
                 f"candidates = {self.candidates}: has no effect where selection = 'none'; choose a selection or leave it out"
+            )
+        if self.refresh != "task" and self.pool is None:
+            problems.add(
+                f"refresh = {self.refresh!r}: has no effect where pool = None generates new rows at every step; give a pool or leave it out"
             )
         if self.selection == "likelihood" and not hasattr(self.generator, "log_prob"):
             problems.add(
@@ -124,7 +135,7 @@ class GenerativeReplay(SolverLearner):
         check_replay_rows(self.replay_size, self.phase("train").batch_size, spec.tasks)
         super().build(spec, rng, device)
         self.model: Generator = cast(Generator, self.generator or VAE())
-        if self.labels != "solver" and not (self.model.conditional or self.model.stores_real_samples):
+        if self.labels != "solver" and not (self.model.conditional or getattr(self.model, "labelled", False)):
             raise OptionsError(
                 f"labels = {self.labels!r}: needs a conditional generator, such as generator = 'conditional-vae'"
             )
@@ -162,7 +173,7 @@ class GenerativeReplay(SolverLearner):
         r = importance(self.importance, self.task, self.rows_now, self.rows_before)
         past = None
         if self.scholar is not None and r < 1:
-            past = self.scholar.sample(self._past_rows(phase.batch_size))
+            past = self._replay(self.scholar, phase, batch)
         losses: Losses = {}
         if phase.name != "generator":
             both = batch if past is None else mix(batch, self._scaled(past), r, self.spec.outputs)
@@ -176,7 +187,7 @@ class GenerativeReplay(SolverLearner):
 
     def end_phase(self, phase: Phase, task: Task | None) -> None:
         # At the end of this phase, not of the task: the alignment draws from it.
-        if phase.name == "train" and task is not None and self.model.trains_by == "fit":
+        if phase.name in ("train", "generator") and task is not None:
             self.model.fit(task.train)
 
     def _align(self, n: int) -> Losses:
@@ -212,6 +223,8 @@ class GenerativeReplay(SolverLearner):
         working = {**base.working, "generator training": self.model.working_bytes()}
         if self.scholar is not None:
             working |= {"frozen scholar": self.scholar.num_bytes(), "replay chunk": self._chunk_bytes()}
+            if self.selection == "interference":
+                working["virtual update"] = 2 * self.network.num_bytes()  # a copy and its gradients
         stores = "raw" if self.model.stores_real_samples else "none"
         return Memory({**base.persistent, "generator": self.model.num_bytes()}, working, stores)  # type: ignore[arg-type]
 
@@ -227,8 +240,11 @@ class GenerativeReplay(SolverLearner):
         if past:
             drawn = past * (self.candidates if self.selection != "none" else 1)
             scored = self.labels != "condition" or self.selection in SCORED
+            # Passes over the candidates: for their labels or scores, their features, or their losses before and after an update.
+            passes = scored + {"diversity": 1, "interference": 2}.get(self.selection, 0)
             total += self.model.flops(drawn, train=False)
-            total += self.network.flops(drawn, train=False) if scored else 0.0
+            total += passes * self.network.flops(drawn, train=False)
+            total += self.network.flops(new) if self.selection == "interference" else 0.0
         return total
 
     def _past_rows(self, batch_size: int) -> int:
@@ -244,13 +260,28 @@ class GenerativeReplay(SolverLearner):
         past = self._past_rows(self.phase("train").batch_size)
         if not past:
             return 0
-        return row * (self.pool if self.pool is not None else steps_a_chunk(self.chunk, past) * past)
+        if self.pool is not None:
+            return row * self.pool
+        each = self.candidates if self.selection != "none" else 1
+        kept = past * each if self.selection == "interference" else past
+        return row * steps_a_chunk(self.chunk, past * each) * kept
 
     def probes(self) -> Sequence[Probe]:
         probes: tuple[Probe, ...] = (ReplayQuality(self.drift_warning),)
         return (*probes, LatentQuality()) if self.quality else probes
 
     # ------------------------------------------------------------------ replay
+
+    def _replay(self, scholar: Scholar, phase: Phase, batch: Batch) -> Batch:
+        """What is rehearsed beside the new rows of a step."""
+        n, epoch = self._past_rows(phase.batch_size), 0
+        if self.refresh == "epoch":
+            epoch = self.rng.position.step // phase.steps_per_epoch(self.rows_now)
+        if self.selection != "interference":
+            return scholar.sample(n, epoch=epoch)
+        rate = cast(Any, self.network).network.optimiser.param_groups[0]["lr"]
+        current = replace(batch, groups=self.groups)
+        return scholar.sample(n, current=current, solver=self.network, learning_rate=rate, epoch=epoch)
 
     def _freeze(self) -> Scholar:
         return Scholar(self.network, self.model, self.rng, self.chunk, self.pool, self.selection, self.candidates)

@@ -13,7 +13,7 @@ from torch import Tensor
 from reverie.checks import NotReadyError, OptionsError, Problems
 from reverie.options import Part, Table
 from reverie.replay.encoding import Encoding, decode, empty, encode
-from reverie.replay.selection import Strategy, herding, k_centre, reservoir_slots
+from reverie.replay.selection import Strategy, greedy_balance, herding, k_centre, reservoir_slots, unit_features
 from reverie.seeding import Randomness
 from reverie.types import Batch, Rows, Solver, State, StreamSpec
 
@@ -25,8 +25,14 @@ class Buffer(Part):
     """Keeps rows of past tasks and draws from them uniformly with replacement.
 
     strategy: "reservoir", every row seen is kept with equal probability (Vitter 1985); "class-balanced", a reservoir for every class
-    (of every task); for every class, "herding", the rows whose mean feature is closest to its mean (Rebuffi et al. 2017), "ring", the
-    newest, "k-centre", those that cover its features best (Sener and Savarese 2018). Images that arrive as bytes are stored as bytes.
+    (of every task); "greedy-balance", rows taken one by one while their class has less than an equal share, the largest class giving
+    way (GDumb, Prabhu, Torr and Dokania 2020); for every class, "herding", the rows whose mean feature is closest to its mean (Rebuffi
+    et al. 2017), "ring", the newest, "k-centre", those that cover its features best (Sener and Savarese 2018). Images that arrive as
+    bytes are stored as bytes.
+
+    All but "reservoir" keep classes balanced. "greedy-balance" is the one of them that uses the whole budget from the first task on, also
+    where "items-per-class" counts classes to come; classes met early keep what later, smaller ones do not fill. Its rows are the first
+    of their class, those of "ring" the last, those of "class-balanced" a uniform draw.
     encoding: of the inputs or latents; "float16" and "int8" round them.
     """
 
@@ -94,6 +100,8 @@ class Buffer(Part):
         order = torch.randperm(len(rows), generator=self.choice.at("buffer order", task))
         if self.strategy == "reservoir":
             self._add_reservoir(rows, order, task)
+        elif self.strategy == "greedy-balance":
+            self._add_greedily(rows, order, task)
         else:
             self._add_by_class(rows, order, task, solver)
 
@@ -136,6 +144,19 @@ class Buffer(Part):
         self._resize(length)
         self.x[slots], self.y[slots], self.task[slots] = x, y, where
         self.seen["all"] = seen + len(rows)
+
+    def _add_greedily(self, rows: Rows, order: Tensor, task: int) -> None:
+        assert self.budget is not None  # checked
+        capacity = self.capacity() or self.budget * _classes(self.spec)
+        held = list(zip(self.task.tolist(), self.y.tolist(), strict=True))
+        offered = [(task, c) for c in rows.labels[order].tolist()]
+        kept, chosen = greedy_balance(held, offered, capacity, self.choice.at("greedy balance", task))
+        dtype = self.x.dtype
+        x, y, where = self._read(rows, order[chosen], task)
+        if self.x.dtype != dtype and self.unit == "bytes":  # rows turned out to need more bytes: fewer fit
+            return self._add_greedily(rows, order, task)
+        self.x, self.y = torch.cat([self.x[kept], x]), torch.cat([self.y[kept], y])
+        self.task = torch.cat([self.task[kept], where])
 
     def _add_by_class(self, rows: Rows, order: Tensor, task: int, solver: Solver) -> None:
         labels = rows.labels[order]
@@ -187,12 +208,8 @@ class Buffer(Part):
         return encoded, rows.labels[index], torch.full((len(index),), task)
 
     def _features(self, rows: Rows, index: Tensor, solver: Solver) -> Tensor:
-        """Unit-length features of the solver, as iCaRL uses them."""
-        parts = []
-        for part in index.split(CHUNK):
-            with torch.no_grad():
-                parts.append(solver.encode(rows.take(part).x.to(self.rng.device)).flatten(1).cpu())
-        return torch.nn.functional.normalize(torch.cat(parts), dim=1)
+        parts = [unit_features(solver, rows.take(part).x.to(self.rng.device)).cpu() for part in index.split(CHUNK)]
+        return torch.cat(parts)
 
     def _resize(self, length: int) -> None:
         missing = length - len(self.x)

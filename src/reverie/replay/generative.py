@@ -10,14 +10,22 @@ import torch
 from torch import Tensor
 
 from reverie.checks import NotReadyError
-from reverie.replay.selection import SCORED, Selection, certainty, class_medians
+from reverie.replay.selection import (
+    LABEL_ROWS,
+    SCORED,
+    Selection,
+    certainty,
+    class_medians,
+    interference,
+    k_centre,
+    unit_features,
+)
 from reverie.seeding import Randomness
 from reverie.types import Batch, Generator, Solver, State
 
 LabelSource = Literal["solver", "condition", "agreement"]
 Targets = Callable[[Tensor], Tensor]
 
-LABEL_ROWS = 8192  # rows labelled at a time: large products, bounded memory
 DRAWN_ROWS = 16384  # rows generated in one pass at most, however many a step asks for
 
 
@@ -47,7 +55,9 @@ class Scholar:
     """A frozen solver and generator of the past, and the replay they give.
 
     The two never change while a task is learnt, so replay for ``chunk`` steps is generated and labelled in one pass and then
-    sliced; the draws are those of the position of the chunk's first step, whatever was drawn before.
+    sliced; the draws are those of the position of the chunk's first step, whatever was drawn before. The same holds for selections
+    that look at nothing else. "interference" looks at the live solver and the current rows, so it is made step by step; what is
+    drawn for many steps are its candidates.
     """
 
     def __init__(
@@ -70,40 +80,68 @@ class Scholar:
         self._labelling = labelling
         self._drawn = None
 
-    def sample(self, n: int, current: Batch | None = None) -> Batch:
-        """The n replayed rows of the step that training stands at; with a pool, drawn from rows that are generated once a phase."""
+    def sample(
+        self,
+        n: int,
+        current: Batch | None = None,
+        solver: Solver | None = None,
+        learning_rate: float = 0.0,
+        epoch: int = 0,
+    ) -> Batch:
+        """The n replayed rows of the step that training stands at.
+
+        current, solver, learning_rate: what the live solver learns next, and how fast; "interference" alone looks at them. epoch: with
+        a pool, which one of the phase the rows are drawn from.
+        """
+        if self.selection != "interference":
+            return self._offered(n, epoch)
+        if current is None or solver is None:
+            raise ValueError("selection = 'interference' needs the current rows and the live solver")
+        offered = self._offered(n * self.candidates, epoch)
+        growth = interference(offered, current, solver, learning_rate).masked_fill(offered.weight == 0, float("-inf"))
+        return _taken(offered, growth.topk(n).indices)
+
+    @property
+    def each(self) -> int:
+        """Rows generated for each that ``draw`` gives."""
+        return 1 if self.selection == "interference" else self.candidates
+
+    def _offered(self, n: int, epoch: int) -> Batch:
         if self.pool is not None:
-            return self._from_pool(n, self.pool)
-        here, chunk = self.rng.position, steps_a_chunk(self.chunk, n * self.candidates)
+            return self._from_pool(n, self.pool, epoch)
+        here, chunk = self.rng.position, steps_a_chunk(self.chunk, n * self.each)
         first = here.step - here.step % chunk
         key = (here.task, here.phase, first, n)
         if self._drawn is None or self._drawn[0] != key:
-            drawn = self.draw(n * chunk, self.rng.at("replay", here.task, here.phase, first))
+            drawn = self.draw(n, self.rng.at("replay", here.task, here.phase, first), chunk)
             self._drawn = (key, drawn)
         start = (here.step - first) * n
         return _taken(self._drawn[1], slice(start, start + n))
 
-    def _from_pool(self, n: int, pool: int) -> Batch:
-        key = (self.rng.position.task, self.rng.position.phase, -1, pool)
+    def _from_pool(self, n: int, pool: int, epoch: int) -> Batch:
+        here = self.rng.position
+        key = (here.task, here.phase, epoch)
         if self._drawn is None or self._drawn[0] != key:
-            self._drawn = (key, self.draw(pool, self.rng.at("replay pool", *key[:2])))
+            where = key if epoch else key[:2]  # a pool that lasts the task is that of its first epoch
+            self._drawn = (key, self.draw(pool, self.rng.at("replay pool", *where)))
         rows = self._drawn[1]
         index = torch.randint(pool, (n,), generator=self.rng("pool draw"), device=rows.x.device)
         return _taken(rows, index)
 
-    def draw(self, n: int, rng: torch.Generator) -> Batch:
-        """n freshly generated, labelled rows of equal weight; under "agreement" rows that disagree weigh nothing.
+    def draw(self, n: int, rng: torch.Generator, steps: int = 1) -> Batch:
+        """n freshly generated, labelled rows for each of the steps, of equal weight; under "agreement" rows that disagree weigh nothing.
 
-        With a selection each row is the best of several candidates of its class, so that the classes keep their shares.
+        With a selection by merit each row is the best of several candidates of its class, so that the classes keep their shares. With
+        "diversity" the rows of a step are chosen among all its candidates, with "interference" not yet.
         """
         if self._labelling is None:
             raise NotReadyError("the scholar was not told how to label its replay; call begin_task first")
-        rule, each = self._labelling, self.candidates
+        rule, each, total = self._labelling, self.each, n * steps
         classes = None
         if self.generator.conditional:
-            pick = torch.randint(len(rule.seen), (n,), generator=rng, device=rule.seen.device)
+            pick = torch.randint(len(rule.seen), (total,), generator=rng, device=rule.seen.device)
             classes = rule.seen[pick].repeat_interleave(each)
-        rows = self.generator.sample(n * each, rng, classes)
+        rows = self.generator.sample(total * each, rng, classes)
         if self.generator.conditional:
             rows = replace(rows, asked=classes)
         scores = None
@@ -122,9 +160,19 @@ class Scholar:
             rows = replace(rows, weight=rows.weight * (answers == classes))
         if each == 1:
             return rows
+        if self.selection == "diversity":
+            return _taken(rows, self._diverse(rows, n))
         merit = self._merit(rows, scores, rule)
-        best = merit.reshape(n, each).argmax(dim=1) + each * torch.arange(n, device=merit.device)
+        best = merit.reshape(total, each).argmax(dim=1) + each * torch.arange(total, device=merit.device)
         return _taken(rows, best)
+
+    def _diverse(self, rows: Batch, n: int) -> Tensor:
+        """Of each step's candidates the n that cover their features in the frozen solver best; rows that weigh nothing come last."""
+        chosen = []
+        for places in torch.arange(len(rows), device=rows.x.device).split(n * self.each):
+            features = unit_features(self.solver, rows.x[places])
+            chosen.append(places[k_centre(features, n, last=rows.weight[places] == 0)])
+        return torch.cat(chosen)
 
     def _merit(self, rows: Batch, scores: Tensor | None, rule: Labelling) -> Tensor:
         """(B,) what the selection prefers; rows that weigh nothing come last."""

@@ -1,0 +1,153 @@
+"""Generative replay: which of the generated rows are rehearsed, and when they are made anew."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from reverie.checks import OptionsError
+from reverie.generators import Densities
+from reverie.learners import GenerativeReplay
+from reverie.seeding import Position
+from reverie.storage import read_tree, write_tree
+from reverie.types import Batch
+from tests.tiny import Halt, differing, halt_after, make_loop, tiny_generator, tiny_stream, train
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "pool an epoch": {"pool": 20, "refresh": "epoch"},
+    "diversity": {"selection": "diversity", "candidates": 3, "chunk": 2},
+    "interference": {"selection": "interference", "candidates": 3, "chunk": 2},
+    "interference from a pool": {"selection": "interference", "pool": 20, "refresh": "epoch"},
+    "interference, soft labels": {"selection": "interference", "distill": True, "active_classes": "all-so-far"},
+}
+every_option = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+
+
+def learner_of(options: dict[str, Any], generator: str = "vae") -> GenerativeReplay:
+    return GenerativeReplay(generator=tiny_generator(generator), **options)
+
+
+@every_option
+@pytest.mark.parametrize("scenario", ["class", "task", "domain"])
+def test_a_resumed_run_equals_the_unbroken_one(options: dict[str, Any], scenario: Any, tmp_path: Path) -> None:
+    """Broken off in the middle of an epoch and of a chunk."""
+    stream = tiny_stream(scenario, rows=20, steps=13)  # 5 steps an epoch
+    whole = train(learner_of(options), stream)
+    broken = make_loop(learner_of(options), stream, prepare=halt_after(33))
+    with pytest.raises(Halt):
+        broken.run()
+    assert broken.cursor.step == 7
+    write_tree(tmp_path / "state", broken.learner.state())
+    state, record = read_tree(tmp_path / "state"), deepcopy(broken.record.state())
+    fresh = make_loop(learner_of(options), stream, prepare=lambda learner: learner.load(state))
+    fresh.record.load(record, torch.device("cpu"))
+    fresh.cursor = broken.cursor
+    result = fresh.run()
+    assert differing(whole.learner.state(), fresh.learner.state()) == []
+    assert result["matrices"] == whole.result["matrices"]
+
+
+@pytest.mark.parametrize("name", ["densities", "conditional-vae", "wgan-gp", "oracle"])
+@pytest.mark.parametrize("selection", ["diversity", "interference"])
+def test_every_kind_of_generator_can_be_selected_from(name: str, selection: Any) -> None:
+    made = GenerativeReplay(generator=tiny_generator(name), selection=selection, candidates=2)
+    assert train(made, tiny_stream("class")).result["status"] == "complete"
+
+
+def rehearsed(options: dict[str, Any], **stream: Any) -> dict[tuple[int, int], set[tuple[float, ...]]]:
+    """The rows replayed at each step, by task and step."""
+    found: dict[tuple[int, int], set[tuple[float, ...]]] = {}
+
+    def spy(learner: Any) -> None:
+        real = learner.step
+
+        def step(phase: Any, batch: Batch) -> Any:
+            result = real(phase, batch)
+            if learner.scholar is not None:
+                here: Position = learner.rng.position
+                rows = learner._replay(learner.scholar, phase, batch)
+                found[here.task, here.step] = {tuple(x.tolist()) for x in rows.x}
+            return result
+
+        learner.step = step
+
+    train(GenerativeReplay(generator=Densities(), labels="condition", **options), tiny_stream(**stream), prepare=spy)
+    return found
+
+
+def test_a_pool_lasts_an_epoch_or_the_task() -> None:
+    """40 rows a task in batches of 8: an epoch is 5 steps."""
+    shape: dict[str, Any] = {"rows": 20, "steps": 15, "replay_size": 60}
+    pools: dict[str, list[list[set[tuple[float, ...]]]]] = {}
+    for refresh in ("task", "epoch"):
+        options = {"pool": 6, "refresh": refresh, "replay_size": shape["replay_size"]}
+        rows = rehearsed(options, rows=shape["rows"], steps=shape["steps"])
+        pools[refresh] = [
+            [set().union(*(rows[task, step] for step in range(first, first + 5))) for first in (0, 5, 10)]
+            for task in (1, 2)
+        ]
+    for once in pools["task"]:
+        assert once[0] == once[1] == once[2]
+        assert len(once[0]) == 6
+    for anew in pools["epoch"]:
+        assert [len(pool) for pool in anew] == [6, 6, 6]
+        assert all(a.isdisjoint(b) for i, a in enumerate(anew) for b in anew[:i])
+    # The first epoch's pool is that of a run that keeps it.
+    assert pools["epoch"][0][0] == pools["task"][0][0]
+
+
+def test_interference_looks_at_the_live_solver_within_its_groups_at_its_rate() -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    def spy(learner: Any) -> None:
+        begin = learner.begin_task
+
+        def begin_task(task: Any) -> None:
+            begin(task)
+            if learner.scholar is None:
+                return
+            real = learner.scholar.sample
+
+            def sample(n: int, current: Any, solver: Any, learning_rate: float, epoch: int) -> Batch:
+                seen.append((n, len(current), current.groups, solver is learner.network, learning_rate, epoch))
+                return real(n, current, solver, learning_rate, epoch)
+
+            learner.scholar.sample = sample
+
+        learner.begin_task = begin_task
+
+    made = GenerativeReplay(selection="interference", active_classes="all-so-far")
+    run = train(made, tiny_stream("class", learning_rate=0.02), prepare=spy)
+    assert len(seen) == 16
+    assert {(n, rows, live, rate, epoch) for n, rows, _, live, rate, epoch in seen} == {(8, 8, True, 0.02, 0)}
+    assert torch.equal(seen[-1][2], run.learner.groups)
+
+
+def test_interference_is_counted() -> None:
+    stream = tiny_stream("class")
+    plain, live = (
+        train(GenerativeReplay(selection=selection, candidates=5), stream).learner
+        for selection in ("entropy", "interference")
+    )
+    phase = plain.phase("train")
+    # The labels of the candidates either way; their losses before and after, and the virtual update.
+    extra = live.flops(phase, None) - plain.flops(phase, None)
+    rows = 5 * phase.batch_size
+    assert extra == 2 * live.network.flops(rows, train=False) + live.network.flops(phase.batch_size)
+    assert live.memory().working["virtual update"] == 2 * live.network.num_bytes()
+    assert "virtual update" not in plain.memory().working
+    assert live.memory().working["replay chunk"] == 5 * plain.memory().working["replay chunk"]
+
+
+def test_options_without_effect_are_refused() -> None:
+    message = "refresh = 'epoch': has no effect where pool = None generates new rows at every step; give a pool or leave it out"
+    with pytest.raises(OptionsError, match=message):
+        GenerativeReplay(refresh="epoch")
+    with pytest.raises(OptionsError, match="candidates = 7: has no effect where selection = 'none'"):
+        GenerativeReplay(candidates=7)
+    for selection in ("diversity", "interference"):
+        GenerativeReplay(selection=selection, candidates=7, pool=10, refresh="epoch")  # type: ignore[arg-type]
