@@ -34,9 +34,9 @@ BINS = 8
 class NormalizingFlow(ClassConditional):
     """Normalizing flow of zuko (extra ``flows``), conditional on the class, with an exact density.
 
-    log p(x | y) = log N(f(u; y); 0, I) + log |det df/du| - sum_i log scale_i with u = (x - mean) / scale, the scale fixed by the first rows.
-    Loss: - log p(x | y) / number of inputs, in nats. Everything is computed in float32, whatever the precision asked for: what is
-    learnt is small differences of logarithms. Splines are couplings (RQ-NSF (C)), identity outside [-5, 5] deviations.
+    log p(x | y) = log N(f(u; y); 0, I) + log abs det (df / du) - sum_i log scale_i, u = (x - mean) / scale, the scale fixed by the first rows.
+    Loss: - log p(x | y) / number of inputs, in nats. All of it is computed in float32, whatever the precision asked for: a density is
+    a sum of many small logarithms. Splines are couplings (RQ-NSF (C) of the paper) and the identity outside [-5, 5] deviations.
     """
 
     kind: Annotated[

@@ -9,6 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from reverie.experiments.tables import Measured, PublishedTable, mean_and_error, measured
 from reverie.reports.figures import FAINT, INK, RC, SERIES
@@ -40,6 +41,7 @@ def draw_ablation(table: PublishedTable, results: Sequence[Mapping[str, Any]], p
                     values, [places[v] for v in mine], "|", color=colour, markersize=9, markeredgewidth=2, label=stream
                 )
             axes.set(xscale="log", xlabel=label)
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
         spent.legend(fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderpad=0)
         panels[0].set_yticks(list(places.values()), list(titles.values()))
         figure.savefig(path)
