@@ -35,6 +35,23 @@ class Noisy(nn.Module):
         self.layers[1].running_var.uniform_(0.5, 1.5)
 
 
+class Images(nn.Module):
+    """Convolutions of every kind: stride, dilation, padding, without bias, in groups, padded by reflection, or as wide as their input."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(
+                nn.Conv2d(1, 4, 3, stride=2, padding=1, bias=False),
+                nn.ReLU(),
+                nn.Conv2d(4, 6, 2, dilation=2),
+                nn.ReLU(),
+            ),
+            *(nn.Conv2d(6, 6, 3, padding="same"), nn.ReLU(), nn.Conv2d(6, 4, 1, groups=2), nn.ReLU()),
+            *(nn.Conv2d(4, 4, 3, padding=1, padding_mode="replicate"), nn.Flatten()),
+        )
+
+
 class Odd(nn.Module):
     """Linear layers as the short cut must not take them: over steps, over steps made rows, twice, tied, and partly frozen."""
 
@@ -69,6 +86,7 @@ SOLVERS: dict[str, Callable[[], Classifier]] = {
     "mlp": lambda: MLP(hidden=(7, 5)),
     "cnn": lambda: CNN(channels=(2, 3), width=4),
     "noisy": lambda: Module(lambda shape: Noisy(shape).layers),
+    "images": lambda: Module(lambda shape: Images(shape).layers),
 }
 
 
@@ -166,7 +184,7 @@ def test_sampled_is_exact_on_average() -> None:
 
 @pytest.mark.parametrize("groups", GROUPS.values(), ids=GROUPS)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", ["linear", "mlp", "cnn", "noisy"])
+@pytest.mark.parametrize("name", SOLVERS)
 def test_equals_a_loop_over_rows(name: str, kind: str, groups: Tensor | None) -> None:
     net = module(name)
     assert_same(estimate(net, kind, groups), by_hand(net, kind, groups))
@@ -178,8 +196,9 @@ def test_networks_that_the_short_cut_does_not_suit(kind: str) -> None:
     assert_same(estimate(net, groups=HEADS), by_hand(net, "exact", HEADS))
 
 
-def test_the_short_cut_and_the_long_way_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    net = module("mlp")
+@pytest.mark.parametrize("name", ["mlp", "images"])
+def test_the_short_cut_and_the_long_way_agree(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    net = module(name)
     short = estimate(net)
     real = fisher._watched
     monkeypatch.setattr(fisher, "_watched", lambda module, x: (real(module, x)[0], []))
@@ -188,15 +207,16 @@ def test_the_short_cut_and_the_long_way_agree(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_the_short_cut_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the networks here, only convolutions and batch norm go row by row."""
+    """Of the networks here, only batch norm and convolutions in groups or with their own padding go row by row."""
     asked: list[set[str]] = []
     real = fisher._row_by_row
     monkeypatch.setattr(fisher, "_row_by_row", lambda *args: asked.append(args[3]) or real(*args))
     estimate(module("mlp"))
     estimate(module("in place"))
+    estimate(module("cnn"))
     assert asked == []
-    estimate(module("cnn"), size=7)
-    assert asked == [{f"encoder.0.{layer}.{kind}" for layer in (0, 2) for kind in ("weight", "bias")}] * 5  # a label
+    estimate(module("images"), size=7)
+    assert asked == [{f"encoder.0.{layer}.{kind}" for layer in (4, 6, 8) for kind in ("weight", "bias")}] * 5  # a label
 
 
 def test_weights_outside_the_rows_softmax_get_nothing() -> None:

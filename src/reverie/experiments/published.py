@@ -153,13 +153,16 @@ def _preset(name: str) -> dict[str, Any]:
     return {**PRESETS[name].options["learner"]["method"], "steps": _STEPS}
 
 
+_FISHER = {"fisher_rows": 5000}  # all 60,000 rows of a task of Rotated or Permuted MNIST take five minutes and more
+
+
 def _whole() -> dict[str, Entry]:
     """The whole network, without a backbone that is frozen."""
     solver = PRESETS["glr-recommended"].options["learner"]["backbone"]
     found = {}
     for stream, (scenario, options) in _STREAMS.items():
-        for name, title in (("naive", "naive, whole network"), ("ewc", "EWC, whole network")):
-            override = {"stream": options, "learner": {"name": name, "solver": solver, "steps": _STEPS}}
+        for name, title, how in (("naive", "naive, whole network", {}), ("ewc", "EWC, whole network", _FISHER)):
+            override = {"stream": options, "learner": {"name": name, "solver": solver, "steps": _STEPS, **how}}
             found[f"{stream}-{name}"] = Entry(
                 title, "glr-recommended", override, (scenario,), stream=stream, variant=name
             )
@@ -300,7 +303,7 @@ def _source_entries() -> dict[str, Entry]:
         whole = {"solver": backbone, "epochs": 3, "batch_size": 64}
         learners: dict[str, tuple[str, dict[str, Any]]] = {
             "naive": ("naive", {"name": "naive", **whole}),
-            "ewc": ("EWC, lambda 1", {"name": "ewc", "strength": 1.0, **whole}),
+            "ewc": ("EWC, lambda 1", {"name": "ewc", "strength": 1.0, **_FISHER, **whole}),
         }
         for size, rows in _SHARES.items():
             split = {"batch_size": 64 - rows, "replay_size": rows, "importance": 1 - rows / 64, "epochs": 3}
@@ -334,7 +337,7 @@ TABLES: dict[str, PublishedTable] = {
             "other latents, so orders and differences compare, not values. As in the source, more latents come with more replayed rows a "
             "step (1, 6, 13, 22 of 64)."
         ),
-        seeds=(1, 2, 3, 4, 5),
+        seeds=(1, 2, 3),
         entries=_source_entries(),
     ),
     "split-mnist": PublishedTable(

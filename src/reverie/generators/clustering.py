@@ -1,4 +1,4 @@
-"""k-means: where mixtures begin, and what a codebook is made of; and rows in float64, a few thousand at a time."""
+"""k-means: where mixtures begin, and what a codebook is made of; and rows about a middle, a few thousand at a time."""
 
 from __future__ import annotations
 
@@ -12,32 +12,35 @@ from torch.nn.functional import one_hot
 
 LLOYD_STEPS = 10
 ROUNDING = {torch.float32: 1e-5, torch.float64: 1e-13}  # of a squared distance, as a share of the squared lengths
-ROWS = 4096  # rows in float64 at a time
+ROWS = 4096  # rows at a time
 KEPT = (
-    2**25
-)  # numbers in float64 that are made once and kept while a fit lasts (256 MiB); more are made anew at each pass
+    2**28
+)  # bytes of rows about a middle that are made once and kept while a fit lasts; more are made anew at each pass
 
 
 class Chunks:
-    """Rows (n, d) a few thousand at a time, in float64 about a middle (d,), each with its squares where those are asked for."""
+    """Rows (n, d) a few thousand at a time, in their own precision about a middle (d,) in float64, with their squares where those
+    are asked for. Sums over chunks belong in float64: within a chunk single precision is enough, over all rows it is not."""
 
     def __init__(self, z: Tensor, middle: Tensor, squares: bool = False, size: int = ROWS) -> None:
-        self.z, self.middle, self.squares, self.size = z, middle, squares, size
+        self.z, self.squares, self.size = z, squares, size
+        self.middle = middle.to(z).double()  # what is taken from the rows, to the last digit
         self._kept: list[tuple[Tensor, Tensor]] | None = None
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        if self._kept is None and self.z.numel() * (1 + self.squares) <= KEPT:
+        if self._kept is None and self.z.numel() * self.z.element_size() * (1 + self.squares) <= KEPT:
             self._kept = list(self._made())
         return iter(self._kept) if self._kept is not None else self._made()
 
     @cached_property
     def moment(self) -> Tensor:
-        """(d, d) the sum of x xᵀ over all rows."""
-        return cast(Tensor, sum(x.T @ x for x, _ in self))
+        """(d, d) the sum of x xᵀ over all rows, in float64."""
+        return cast(Tensor, sum((x.T @ x).double() for x, _ in self))
 
     def _made(self) -> Iterator[tuple[Tensor, Tensor]]:
+        middle = self.middle.to(self.z)
         for rows in self.z.split(self.size):
-            x = rows.double() - self.middle
+            x = rows - middle
             yield x, x.square() if self.squares else x
 
 

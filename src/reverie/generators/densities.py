@@ -167,11 +167,11 @@ class Densities(Part):
             table = self.class_log_prob(z)
             return torch.logsumexp(table + self._log_shares(table), dim=1)
         self._check_fitted()
-        known = self.known_classes()
+        found = z.new_empty(len(z))
         for c in classes.unique().tolist():
-            self._members(c)  # raises for a class without density
-        column = torch.searchsorted(torch.tensor(known, device=z.device), classes.to(z.device).contiguous())
-        return self.class_log_prob(z).gather(1, column[:, None])[:, 0]
+            mine = (classes == c).to(z.device)
+            found[mine] = self._log_prob_of(c, z[mine])
+        return found
 
     def known_classes(self) -> list[int]:
         """In ascending order; [-1] where the scope does not tell classes apart."""
@@ -180,15 +180,16 @@ class Densities(Part):
     def class_log_prob(self, z: Tensor) -> Tensor:
         """(B, known classes) log p(z | class)."""
         self._check_fitted()
-        columns = []
-        for c in self.known_classes():
-            members, shares = self._members(c, allocation="proportional")
-            logs = [
-                member.transforms.log_prob(member.density, z) + share.log()
-                for member, share in zip(members, shares, strict=True)
-            ]
-            columns.append(torch.logsumexp(torch.stack(logs), dim=0))
-        return torch.stack(columns, dim=1)
+        return torch.stack([self._log_prob_of(c, z) for c in self.known_classes()], dim=1)
+
+    def _log_prob_of(self, c: int, z: Tensor) -> Tensor:
+        """(B,) log p(z | class c): of all its densities, by their rows."""
+        members, shares = self._members(c, allocation="proportional")
+        logs = [
+            member.transforms.log_prob(member.density, z) + share.log()
+            for member, share in zip(members, shares, strict=True)
+        ]
+        return torch.logsumexp(torch.stack(logs), dim=0)
 
     def class_counts(self) -> dict[int, int]:
         """Rows that each class was fitted to."""

@@ -119,6 +119,7 @@ class FactorMixture:
         self.centre = weights @ means / weights.sum() if centre is None else centre
         self.moved = means - self.centre
         self.parts = [LowRank(w, psi) for w, psi in zip(loadings, noise, strict=True)]
+        self.scaled = torch.cat([part.scaled for part in self.parts], dim=1)  # (d, k q)
         log_det = torch.stack([part.log_det for part in self.parts])
         self.constant = weights.log() - 0.5 * (log_det + means.shape[1] * math.log(2 * math.pi))
 
@@ -130,33 +131,35 @@ class FactorMixture:
     def joint(self, x: Tensor, squares: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The same of rows about the centre and their squares, and each component's means of the factors (n, q)."""
         precision = 1 / self.noise
-        square = squares @ precision.T - 2 * x @ (self.moved * precision).T
-        square = square + (self.moved.square() * precision).sum(dim=1)
+        square = squares @ precision.to(x).T - 2 * x @ (self.moved * precision).to(x).T
+        square = square + (self.moved.square() * precision).sum(dim=1).to(x)
+        # All components at once: thin products cost what wide ones do.
+        offset = torch.cat([mean @ part.scaled for part, mean in zip(self.parts, self.moved, strict=True)])
+        along = x @ self.scaled.to(x) - offset.to(x)
         factors, explained = [], []
-        for part, mean in zip(self.parts, self.moved, strict=True):
-            along = x @ part.scaled - mean @ part.scaled
-            factors.append(along @ part.inverse)
-            explained.append((along * factors[-1]).sum(dim=1))
-        return self.constant - 0.5 * (square - torch.stack(explained, dim=1)).clamp(min=0), factors
+        for part, mine in zip(self.parts, along.split(self.loadings.shape[2], dim=1), strict=True):
+            factors.append(mine @ part.inverse.to(x))
+            explained.append((mine * factors[-1]).sum(dim=1))
+        return self.constant.to(x) - 0.5 * (square - torch.stack(explained, dim=1)).clamp(min=0), factors
 
 
 def _step(mixture: FactorMixture, chunks: Chunks, floor: float) -> tuple[float, FactorMixture, bool]:
     """One iteration; components that have lost their rows are dropped. ``chunks`` are about the mixture's centre."""
     k, d, q = mixture.loadings.shape
-    shapes = ((), (k,), (k, d), (k, d), (k, q), (k, d, q))
+    shapes = ((), (k,), (k, d), (k, d), (k * q,), (d, k * q))
     total, counts, first, second, hidden, cross = (mixture.means.new_zeros(shape) for shape in shapes)
     for x, squares in chunks:
         joint, factors = mixture.joint(x, squares)
         log_likelihood = joint.logsumexp(dim=1)
-        total += log_likelihood.sum()
+        total += log_likelihood.sum(dtype=torch.float64)
         weight = (joint - log_likelihood[:, None]).exp()
-        counts += weight.sum(dim=0)
+        counts += weight.sum(dim=0, dtype=torch.float64)
         first += weight.T @ x
         second += weight.T @ squares
-        for j in range(k):
-            weighted = weight[:, j, None] * factors[j]
-            hidden[j] += weighted.sum(dim=0)
-            cross[j] += x.T @ weighted
+        weighted = torch.cat([weight[:, j, None] * mine for j, mine in enumerate(factors)], dim=1)
+        hidden += weighted.sum(dim=0, dtype=torch.float64)
+        cross += x.T @ weighted
+    hidden, cross = hidden.view(k, q), cross.view(d, k, q).transpose(0, 1)
     alive = counts >= EMPTY
     means, loadings, noise = [], [], []
     for j in alive.nonzero().flatten().tolist():

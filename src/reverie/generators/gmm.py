@@ -1,4 +1,6 @@
-"""Mixtures of Gaussians, fitted by expectation maximisation of our own: in log space, in float64, a few thousand rows at a time."""
+"""Mixtures of Gaussians, fitted by expectation maximisation of our own: in log space, a few thousand rows at a time.
+
+Rows stay in their own precision; parameters, and sums over more rows than a chunk, are float64."""
 
 from __future__ import annotations
 
@@ -162,28 +164,25 @@ class Mixture:
         """The same of rows about the centre; squares: theirs, used where covariances have no more than a diagonal."""
         means = self.means - self.centre
         if self.form == "full":
-            square = torch.stack(
-                [
-                    ((x - mean) @ inverse.T).square().sum(dim=1)
-                    for mean, inverse in zip(means, self.inverse, strict=True)
-                ],
-                dim=1,
-            )
-            return self.constant - 0.5 * square
+            pairs = zip(means.to(x), self.inverse.to(x), strict=True)
+            square = torch.stack([((x - mean) @ inverse.T).square().sum(dim=1) for mean, inverse in pairs], dim=1)
+            return self.constant.to(x) - 0.5 * square
         if self.form == "tied":
-            x, means = x @ self.inverse.T, means @ self.inverse.T
-            square = x.square().sum(dim=1, keepdim=True) - 2 * x @ means.T + means.square().sum(dim=1)
+            x, means = x @ self.inverse.to(x).T, means @ self.inverse.T
+            square = x.square().sum(dim=1, keepdim=True) - 2 * x @ means.to(x).T + means.square().sum(dim=1).to(x)
         else:
             precision = (1 / self.covariance).reshape(len(means), -1).expand_as(means)
-            square = squares @ precision.T - 2 * x @ (means * precision).T + (means.square() * precision).sum(dim=1)
-        return self.constant - 0.5 * square.clamp(min=0)
+            offset = (means.square() * precision).sum(dim=1)
+            square = squares @ precision.to(x).T - 2 * x @ (means * precision).to(x).T + offset.to(x)
+        return self.constant.to(x) - 0.5 * square.clamp(min=0)
 
     def evidence(self, x: Tensor, squares: Tensor) -> Tensor:
         """The same up to a number for each row, where that saves work: what a tied covariance makes of the row alone."""
         if self.form != "tied":
             return self.joint(x, squares)
         means = (self.means - self.centre) @ self.inverse.T
-        return x @ (means @ self.inverse).T + (self.constant - 0.5 * means.square().sum(dim=1))
+        offset = self.constant - 0.5 * means.square().sum(dim=1)
+        return x @ (means @ self.inverse).to(x).T + offset.to(x)
 
     def left_out(self, chunks: Chunks) -> Tensor | float:
         """The sum over all rows of what ``evidence`` leaves out."""
@@ -271,7 +270,7 @@ class _Sums:
         self.counts, self.first, self.second, self.total = (chunks.middle.new_zeros(shape) for shape in shapes)
 
     def add(self, x: Tensor, squares: Tensor, weight: Tensor, log_likelihood: Tensor | None = None) -> None:
-        self.counts += weight.sum(dim=0)
+        self.counts += weight.sum(dim=0, dtype=torch.float64)
         self.first += weight.T @ x
         if self.form == "full":
             for k in range(len(self.counts)):
@@ -279,7 +278,7 @@ class _Sums:
         elif self.form != "tied":  # whose second moment is that of all rows, whatever the responsibilities
             self.second += weight.T @ squares
         if log_likelihood is not None:
-            self.total += log_likelihood.sum()
+            self.total += log_likelihood.sum(dtype=torch.float64)
 
     def maximised(self, floor: float, mask: Tensor | None = None) -> Mixture:
         """The mixture that makes these responsibilities likeliest, of the components in ``mask``."""
@@ -317,7 +316,7 @@ def hard_mixture(z: Tensor, label: Tensor, form: Form, floor: float, chunks: Chu
     chunks = chunks or _chunks(z, form)
     sums = _Sums(form, chunks, k)
     for (x, squares), mine in zip(chunks, label.split(chunks.size), strict=True):
-        sums.add(x, squares, one_hot(mine, k).double())
+        sums.add(x, squares, one_hot(mine, k).to(x))
     return sums.maximised(floor)
 
 

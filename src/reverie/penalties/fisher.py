@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.functional import unfold
 
 from reverie.nn.networks import Head, Linear
 from reverie.solvers.outputs import log_probabilities
@@ -71,7 +72,8 @@ def _summed_squares(
     """For each weight, the sum over rows and directions of its squared gradient.
 
     A linear layer z = W a has the gradient delta a^T a row, so the sum of its squares is (delta^2)^T (a^2): one product, and no gradient a
-    row is held. All other weights go row by row, many rows at once (vmap).
+    row is held. A convolution is a linear layer over patches, whose gradient a row is one product of deltas and patches. All other
+    weights go row by row, many rows at once (vmap).
     """
     assert batch.y is not None
     scores, layers = _watched(module, batch.x)
@@ -81,9 +83,10 @@ def _summed_squares(
         if layers:
             deltas = torch.autograd.grad(scores, outputs, way, retain_graph=True, materialize_grads=True)
             for layer, delta in zip(layers, deltas, strict=True):
-                yield layer.weight, delta.square().T @ layer.squared_input
+                weight, bias = _squares(layer, delta)
+                yield layer.weight, weight
                 if layer.bias is not None:
-                    yield layer.bias, delta.square().sum(dim=0)
+                    yield layer.bias, bias
         if left:
             yield from _row_by_row(module, batch.x, way, left)
 
@@ -104,24 +107,40 @@ def _row_by_row(module: nn.Module, x: Tensor, way: Tensor, names: set[str]) -> I
 
 @dataclass(frozen=True)
 class _Seen:
-    """A linear layer in one forward pass: names of its weight and bias, squared input (B, in), output (B, out)."""
+    """A layer in one forward pass: names of its weight and bias, input and output, (B, in) and (B, out) or images."""
 
+    layer: nn.Module
     weight: str
     bias: str | None
-    squared_input: Tensor
+    input: Tensor
     output: Tensor
 
 
+def _squares(seen: _Seen, delta: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed over rows, the squared gradients of weight and bias; delta: gradient of each row's score by its output."""
+    if not isinstance(seen.layer, nn.Conv2d):
+        squares = delta.square()
+        return squares.T @ seen.input.square(), squares.sum(dim=0)
+    layer, delta = seen.layer, delta.flatten(2)  # (B, out, places)
+    patch = layer.weight[0].numel()
+    at_once = max(1, ROW_GRADIENT_BYTES // (4 * patch * max(delta.shape[1:])))
+    total = delta.new_zeros(len(layer.weight), patch)
+    for rows, mine in zip(seen.input.split(at_once), delta.split(at_once), strict=True):
+        patches = unfold(rows, layer.kernel_size, layer.dilation, cast(Any, layer.padding), layer.stride)
+        total += (mine @ patches.transpose(1, 2)).square().sum(dim=0)
+    return total.view_as(layer.weight), delta.sum(dim=2).square().sum(dim=0)
+
+
 def _watched(module: nn.Module, x: Tensor) -> tuple[Tensor, list[_Seen]]:
-    """Scores (B, outputs), and the linear layers that each row met once, whose weights are all trained and no one else's."""
+    """Scores (B, outputs), and the linear layers and convolutions that each row met once, whose weights are all trained and no one else's."""
     owners = Counter(id(weight) for _, weight in module.named_parameters(remove_duplicate=False))
     calls: defaultdict[str, list[_Seen]] = defaultdict(list)
     hooks = []
 
     def watch(prefix: str, biased: bool) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def note(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            squares = inputs[0].detach().square()
-            calls[prefix].append(_Seen(f"{prefix}weight", f"{prefix}bias" if biased else None, squares, output))
+            seen = _Seen(layer, f"{prefix}weight", f"{prefix}bias" if biased else None, inputs[0].detach(), output)
+            calls[prefix].append(seen)
             return output.clone()  # an activation in place may follow
 
         return note
@@ -129,7 +148,7 @@ def _watched(module: nn.Module, x: Tensor) -> tuple[Tensor, list[_Seen]]:
     for name, layer in module.named_modules():
         own = dict(layer.named_parameters(recurse=False))
         alone = all(weight.requires_grad and owners[id(weight)] == 1 for weight in own.values())
-        if type(layer) in (nn.Linear, Linear, Head) and alone and {"weight"} <= own.keys() <= {"weight", "bias"}:
+        if _has_short_cut(layer) and alone and {"weight"} <= own.keys() <= {"weight", "bias"}:
             hooks.append(layer.register_forward_hook(watch(f"{name}." if name else "", "bias" in own)))
     try:
         with torch.enable_grad():
@@ -138,4 +157,12 @@ def _watched(module: nn.Module, x: Tensor) -> tuple[Tensor, list[_Seen]]:
         for hook in hooks:
             hook.remove()
     once = [seen[0] for seen in calls.values() if len(seen) == 1]
-    return scores, [layer for layer in once if layer.output.dim() == 2 and len(layer.output) == len(x)]
+    images = {True: 4, False: 2}
+    by_row = [seen for seen in once if seen.output.dim() == images[isinstance(seen.layer, nn.Conv2d)]]
+    return scores, [seen for seen in by_row if len(seen.output) == len(x)]
+
+
+def _has_short_cut(layer: nn.Module) -> bool:
+    if type(layer) is nn.Conv2d:
+        return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    return type(layer) in (nn.Linear, Linear, Head)
