@@ -1,6 +1,6 @@
 """Hyper-parameters are chosen on training rows held out, never on test rows: this repeats the choices that the pages tell of.
 
-python -m benchmarks.choices ewc|si|fisher|components|support|normalise [--seeds 100 101 102]
+python -m benchmarks.choices ewc|si|fisher|ewc-rotated|ewc-permuted|components|support|normalise [--seeds 100 101 102]
 """
 
 from __future__ import annotations
@@ -14,12 +14,23 @@ import torch
 
 import reverie
 from reverie.experiments.presets import PRESETS
+from reverie.experiments.published import TABLES
 from reverie.options import from_options, merged
 from reverie.streams import STREAMS
 
 DIGITS = {"stream": {"name": "split", "dataset": "digits", "tasks": 5, "validation_fraction": 0.2}, "scenario": "task"}
 LATENTS = merged(PRESETS["glr-recommended"].options, {"stream": {"validation_fraction": 0.1}})
 GAUSSIAN = {"method": {"generator": {"density": {"name": "gaussian", "covariance": "full"}}}}
+
+
+def _domains(stream: str) -> Mapping[str, Any]:
+    """A whole network on a stream of the ablations."""
+    options = TABLES["glr-generators"].entries[f"{stream}-ewc"].override
+    return merged(
+        PRESETS["glr-recommended"].options,
+        {**options, "stream": {**options["stream"], "validation_fraction": 0.1}, "scenario": "domain"},
+    )
+
 
 # name: what is shared by all candidates, and what each sets in the learner
 CHOICES: dict[str, tuple[Mapping[str, Any], dict[str, dict[str, Any]]]] = {
@@ -29,6 +40,10 @@ CHOICES: dict[str, tuple[Mapping[str, Any], dict[str, dict[str, Any]]]] = {
         DIGITS,
         {rule: {"name": "ewc", "strength": 1e6, "fisher": rule} for rule in ("exact", "sampled", "empirical")},
     ),
+    **{
+        f"ewc-{stream}": (_domains(stream), {f"{10.0**k:g}": {"strength": 10.0**k} for k in range(1, 5)})
+        for stream in ("rotated", "permuted")
+    },
     "components": (
         LATENTS,
         {str(k): {"method": {"generator": {"density": {"components": k}}}} for k in (1, 20, 60, 150)},

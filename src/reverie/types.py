@@ -358,7 +358,19 @@ class FittedDensity(Protocol):
 
 @runtime_checkable
 class Density(Protocol):
-    """A family of distributions over vectors, as options; ``fit`` chooses one of them."""
+    """A family of distributions over vectors, as options; ``fit`` chooses one of them. ``reverie.generators.family.Family`` has
+    what holds for most of them, and says what these mean."""
+
+    @property
+    def pooled(self) -> bool: ...
+
+    @property
+    def merges(self) -> bool: ...
+
+    @property
+    def stores_real_samples(self) -> bool: ...
+
+    def numbers(self, width: int) -> int | None: ...
 
     def fit(self, z: Tensor, rng: torch.Generator) -> FittedDensity:
         """z: (n, d), n >= 1, finite."""

@@ -427,7 +427,7 @@ def taught(stream: StreamSpec, **options: Any) -> Densities:
 def test_bytes_needed_are_those_that_are_kept_in_the_end(family: str, scope: str) -> None:
     density = SIZED[family]
     around: list[dict[str, Any]] = [{}, {"support": "hurdle"}]
-    if getattr(density, "pooled", False):
+    if density.pooled:
         if scope in ("task", "global"):
             return
     else:

@@ -242,7 +242,7 @@ def test_what_merges() -> None:
 def test_what_keeps_real_rows_says_so() -> None:
     z = rows(30, 3)
     for name, part in FAMILIES.items():
-        assert getattr(part, "stores_real_samples", False) == name.startswith("kde"), name
+        assert part.stores_real_samples == name.startswith("kde"), name
         if name.startswith("kde"):
             assert torch.isin(part.fit(z, seeded()).rows, z).all()
     assert PrincipalComponents(density=KernelDensity()).stores_real_samples

@@ -206,7 +206,7 @@ def test_samples_are_of_the_mixture(form: str) -> None:
 def test_a_mixture_stores_no_rows_and_does_not_merge() -> None:
     part = GaussianMixture()
     first, second = (part.fit(clusters(seed=seed), seeded()) for seed in (0, 1))
-    assert not getattr(part, "stores_real_samples", False)
+    assert not part.stores_real_samples
     assert first.merge(second) is None
 
 

@@ -62,7 +62,7 @@ def test_leave_one_out_is_the_best_of_those_tried() -> None:
 
 def test_it_keeps_real_rows_and_says_so() -> None:
     z = rows()
-    assert KernelDensity.stores_real_samples
+    assert KernelDensity().stores_real_samples
     assert torch.equal(KernelDensity().fit(z, seeded()).rows, z)
     fitted = KernelDensity(most=10).fit(z, seeded())
     assert fitted.rows.shape == (10, 3)

@@ -94,7 +94,7 @@ class RegularisedAutoencoder(Part):
     @property
     def stores_real_samples(self) -> bool:
         """A density may keep codes as they are."""
-        return bool(getattr(self.density, "stores_real_samples", False))
+        return self.density.stores_real_samples
 
     # ------------------------------------------------------------------ life cycle
 

@@ -10,13 +10,13 @@ from pydantic import Field
 from torch import Tensor
 
 from reverie.generators.clustering import k_means
+from reverie.generators.family import Family
 from reverie.generators.gmm import FittedMixture, absolute_floor, hard_mixture
-from reverie.options import Part
 from reverie.types import State
 
 
 @dataclass(eq=False, repr=False)
-class KMeansCodebook(Part):
+class KMeansCodebook(Family):
     """Centres of k-means (Lloyd 1982) with the share and the diagonal variance of the rows of each: vector quantisation with noise.
 
     A baseline: a diagonal mixture whose rows belong to one component each, without expectation maximisation. Mean and variance on each
@@ -36,3 +36,6 @@ class KMeansCodebook(Part):
 
     def restore(self, state: State) -> FittedMixture:
         return FittedMixture(state["count"], state["weights"], state["means"], state["spread"], state["form"])
+
+    def numbers(self, width: int) -> int:
+        return self.components * (1 + 2 * width)

@@ -10,14 +10,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from reverie.generators.family import Family, triangle
 from reverie.generators.gaussian import cholesky, packed, unpacked
 from reverie.nn.matmul import linear
-from reverie.options import Part
 from reverie.types import FittedDensity, State
 
 
 @dataclass(eq=False, repr=False)
-class GaussianCopula(Part):
+class GaussianCopula(Family):
     """Quantiles of each axis and the correlation matrix of the rows' normal scores (Sklar 1959; Liu, Lafferty and Wasserman 2009).
 
     Marginals are piecewise linear between the quantiles, so samples never leave the range of the rows, and a latent that is 0 in a
@@ -49,6 +49,9 @@ class GaussianCopula(Part):
 
     def restore(self, state: State) -> FittedCopula:
         return FittedCopula(state["count"], state["quantiles"], state["correlation"])
+
+    def numbers(self, width: int) -> int:
+        return width * self.grid + triangle(width)
 
 
 class FittedCopula:

@@ -12,14 +12,9 @@ from torch import Tensor
 
 from reverie.checks import DataError, NotReadyError, OptionsError, Problems
 from reverie.device import Device
-from reverie.generators.codebook import KMeansCodebook
-from reverie.generators.copula import GaussianCopula
 from reverie.generators.decoding import as_batch
-from reverie.generators.factor_analysers import MixtureOfFactorAnalysers
+from reverie.generators.family import triangle
 from reverie.generators.gaussian import Gaussian
-from reverie.generators.gmm import GaussianMixture
-from reverie.generators.kde import KernelDensity
-from reverie.generators.principal import PrincipalComponents
 from reverie.generators.transforms import FittedTransforms, Step, Support, fit_transforms, restore_transforms
 from reverie.options import Part
 from reverie.seeding import Randomness
@@ -88,7 +83,7 @@ class Densities(Part):
         self.level: Level = "input"
 
     def check(self, problems: Problems) -> None:
-        if getattr(self.density, "pooled", False) and (self.transforms or self.scope in ("task", "global")):
+        if self.density.pooled and (self.transforms or self.scope in ("task", "global")):
             problems.add(
                 f"scope = {self.scope!r}, transforms = {self.transforms}: a covariance shared by all classes needs scope 'class' or "
                 "'task-class' and no transforms"
@@ -101,7 +96,7 @@ class Densities(Part):
 
     @property
     def stores_real_samples(self) -> bool:
-        return bool(getattr(self.density, "stores_real_samples", False))
+        return self.density.stores_real_samples
 
     # ------------------------------------------------------------------ life cycle
 
@@ -128,7 +123,7 @@ class Densities(Part):
         for key in keys.unique(dim=0).tolist():
             mine = z[(keys == torch.tensor(key, device=z.device)).all(dim=1)]
             self._add((key[0], key[1]), latest, mine)
-        if getattr(self.density, "pooled", False):
+        if self.density.pooled:
             self._pool()
         if self.budget is not None and self.num_bytes() > self.budget:
             needed, self.components = self.num_bytes(), before
@@ -216,18 +211,18 @@ class Densities(Part):
     def bytes_needed(self, spec: StreamSpec) -> int | None:
         """What ``num_bytes`` will be once all tasks of such a stream are fitted, where that follows from the options; else None."""
         width = math.prod(spec.input_shape)
-        each = numbers_kept(self.density, width)
+        each = self.density.numbers(width)
         if each is None:
             return None
         each += sum({"standardise": 2 * width, "whiten": width + 2 * width**2}.get(step, 0) for step in self.transforms)
         each += 2 * width if self.support == "hurdle" else 0
-        merges = isinstance(self.density, Gaussian) and self.density.covariance != "low-rank" and not self.transforms
+        merges = self.density.merges and not self.transforms
         fits = {
             (task if "task" in self.scope or not merges else -1, c if "class" in self.scope else -1)
             for task, classes in enumerate(spec.task_classes)
             for c in classes
         }
-        pooled = _triangle(width) if getattr(self.density, "pooled", False) else 0
+        pooled = triangle(width) if self.density.pooled else 0
         return 4 * (len(fits) * each + pooled)
 
     def _check_budget(self, spec: StreamSpec) -> None:
@@ -354,41 +349,6 @@ class Densities(Part):
         counts = self.class_counts()
         shares = torch.tensor([float(counts[c]) for c in self.known_classes()], device=table.device)
         return (shares / shares.sum()).log()
-
-
-def numbers_kept(density: Density, width: int) -> int | None:
-    """Of one fit to rows (n, width), n large, but for a covariance that all share; None where the rows decide, or for a family that is
-    not known here.
-
-    >>> numbers_kept(Gaussian("diagonal"), 100), numbers_kept(GaussianMixture(choose="bic"), 100)
-    (200, None)
-    """
-    if isinstance(density, Gaussian):
-        rank = min(density.rank, width)
-        spread = {"isotropic": 1, "diagonal": width, "low-rank": width * (rank + 1), "shared": 0}
-        return width + spread.get(density.covariance, _triangle(width))
-    if isinstance(density, GaussianMixture) and density.choose == "fixed":
-        k, triangle = density.components, _triangle(width)
-        spread = {"spherical": k, "diagonal": k * width, "tied": triangle, "full": k * triangle}
-        return k * (1 + width) + spread[density.covariance]
-    if isinstance(density, MixtureOfFactorAnalysers):
-        return density.components * (1 + width * (2 + min(density.rank, width)))
-    if isinstance(density, KMeansCodebook):
-        return density.components * (1 + 2 * width)
-    if isinstance(density, GaussianCopula):
-        return width * density.grid + _triangle(width)
-    if isinstance(density, KernelDensity) and density.most is not None:
-        return width * density.most + (width if isinstance(density.bandwidth, str) else 1)
-    if isinstance(density, PrincipalComponents) and isinstance(density.dimensions, int):
-        kept = min(density.dimensions, width)
-        inner = numbers_kept(density.density, kept)
-        return None if inner is None else inner + width * (kept + 1) + 1
-    return None
-
-
-def _triangle(width: int) -> int:
-    """Numbers in a covariance, of which one half is kept."""
-    return width * (width + 1) // 2
 
 
 def apportioned(shares: Tensor, n: int, rng: torch.Generator) -> list[int]:

@@ -11,16 +11,16 @@ from pydantic import Field
 from torch import Tensor
 
 from reverie.generators.clustering import ROWS, Chunks, k_means
+from reverie.generators.family import Family
 from reverie.generators.gaussian import LowRank
 from reverie.generators.gmm import EMPTY, absolute_floor, climb
-from reverie.options import Part
 from reverie.types import FittedDensity, State
 
 POWER_STEPS = 4  # products with the covariance from which the first loadings come
 
 
 @dataclass(eq=False, repr=False)
-class MixtureOfFactorAnalysers(Part):
+class MixtureOfFactorAnalysers(Family):
     """sum_k w_k N(mean_k, W_k W_k' + diag(psi_k)), W_k (d, rank) (Ghahramani and Hinton 1996; Richardson and Weiss 2018).
 
     One component is factor analysis. Each iteration finds weights and means, then loadings and noise by one step of factor analysis
@@ -51,6 +51,9 @@ class MixtureOfFactorAnalysers(Part):
         return FittedFactorAnalysers(
             state["count"], state["weights"], state["means"], state["loadings"], state["noise"]
         )
+
+    def numbers(self, width: int) -> int:
+        return self.components * (1 + width * (2 + min(self.rank, width)))
 
     def _start(self, z: Tensor, label: Tensor, floor: float, rng: torch.Generator) -> FactorMixture:
         """Of each cluster: the leading directions above the mean of the other variances, as in a low-rank Gaussian."""

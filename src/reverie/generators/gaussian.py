@@ -12,8 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from reverie.checks import NotReadyError, Problems
+from reverie.generators.family import Family, triangle
 from reverie.nn.matmul import linear
-from reverie.options import Part
 from reverie.types import FittedDensity, State
 
 Covariance = Literal["isotropic", "diagonal", "full", "low-rank", "shared"]
@@ -29,7 +29,7 @@ JITTER = 1e-6
 
 
 @dataclass(eq=False, repr=False)
-class Gaussian(Part):
+class Gaussian(Family):
     """N(mean, covariance), fitted by its moments.
 
     covariance: "isotropic", the mean variance on every axis, the prototype with noise of PASS (Zhu et al. 2021); "diagonal"; "full"; "low-rank",
@@ -53,6 +53,14 @@ class Gaussian(Part):
     def pooled(self) -> bool:
         """Whether the fits of all classes share one covariance, see ``pool``."""
         return self.covariance == "shared"
+
+    @property
+    def merges(self) -> bool:
+        return self.covariance != "low-rank"
+
+    def numbers(self, width: int) -> int:
+        spread = {"isotropic": 1, "diagonal": width, "low-rank": width * (min(self.rank, width) + 1), "shared": 0}
+        return width + spread.get(self.covariance, triangle(width))
 
     def fit(self, z: Tensor, rng: torch.Generator) -> FittedGaussian:
         mean = z.mean(dim=0)

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from reverie.generators.clustering import ROWS, Chunks, k_means
+from reverie.generators.family import Family, triangle
 from reverie.generators.gaussian import JITTER, cholesky, packed, unpacked
 from reverie.nn.matmul import linear
-from reverie.options import Part
 from reverie.types import FittedDensity, State
 
 Form = Literal["spherical", "diagonal", "tied", "full"]
@@ -29,7 +29,7 @@ HELD_OUT = 0.2  # share of the rows by which the number of components is judged
 
 
 @dataclass(eq=False, repr=False)
-class GaussianMixture(Part):
+class GaussianMixture(Family):
     """sum_k w_k N(mean_k, covariance_k) by expectation maximisation (Dempster, Laird and Rubin 1977), begun at k-means++.
 
     choose: "fixed", ``components`` of them; "bic", the number up to ``most`` with the smallest -2 l + p ln n (Schwarz 1978); "held-out",
@@ -59,6 +59,13 @@ class GaussianMixture(Part):
 
     def restore(self, state: State) -> FittedMixture:
         return FittedMixture(state["count"], state["weights"], state["means"], state["spread"], state["form"])
+
+    def numbers(self, width: int) -> int | None:
+        if self.choose != "fixed":
+            return None
+        k, half = self.components, triangle(width)
+        spread = {"spherical": k, "diagonal": k * width, "tied": half, "full": k * half}
+        return k * (1 + width) + spread[self.covariance]
 
     def _best(self, z: Tensor, rng: torch.Generator, floor: float) -> Mixture:
         if self.choose == "fixed" or len(z) < 2:
@@ -191,7 +198,7 @@ class Mixture:
     def parameters(self) -> int:
         """Free ones: p in the BIC."""
         k, d = self.means.shape
-        half = d * (d + 1) // 2
+        half = triangle(d)
         return k * d + k - 1 + {"spherical": k, "diagonal": k * d, "tied": half, "full": k * half}[self.form]
 
 

@@ -10,8 +10,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from reverie.generators.family import Family
 from reverie.generators.gaussian import JITTER
-from reverie.options import Part
 from reverie.types import FittedDensity, State
 
 ROWS = 1024  # rows that are compared with all kept ones at a time
@@ -21,7 +21,7 @@ TRIED = tuple(2.0 ** (step / 2) for step in range(-12, 5))  # multiples of Scott
 
 
 @dataclass(eq=False, repr=False)
-class KernelDensity(Part):
+class KernelDensity(Family):
     """The mean of Gaussian kernels at stored rows (Parzen 1962). It stores real latents: it is latent replay with noise, not free of data.
 
     bandwidth: a number, the deviation on every axis; or of each axis's own deviation the share m^(-1/(d + 4)) ("scott", Scott 1992),
@@ -35,7 +35,9 @@ class KernelDensity(Part):
     ] = "scott"
     most: Annotated[int | None, Field(gt=0, description="rows kept of each fit, drawn at random; None: all")] = None
 
-    stores_real_samples = True
+    @property
+    def stores_real_samples(self) -> bool:
+        return True
 
     def fit(self, z: Tensor, rng: torch.Generator) -> FittedKernels:
         rows = z
@@ -56,6 +58,9 @@ class KernelDensity(Part):
 
     def restore(self, state: State) -> FittedKernels:
         return FittedKernels(state["count"], state["rows"], state["bandwidth"], state["most"])
+
+    def numbers(self, width: int) -> int | None:
+        return None if self.most is None else width * self.most + (width if isinstance(self.bandwidth, str) else 1)
 
 
 class FittedKernels:

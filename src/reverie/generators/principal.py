@@ -11,13 +11,13 @@ from pydantic import Field
 from torch import Tensor
 
 from reverie.checks import Problems
+from reverie.generators.family import Family
 from reverie.generators.gaussian import JITTER, Gaussian
-from reverie.options import Part
 from reverie.types import Density, FittedDensity, State
 
 
 @dataclass(eq=False, repr=False)
-class PrincipalComponents(Part):
+class PrincipalComponents(Family):
     """Any density of the first q principal components, with isotropic noise of the left-out variance in the other directions.
 
     With a full Gaussian inside it is probabilistic principal component analysis (Tipping and Bishop 1999). Without noise it has samples, but no
@@ -34,7 +34,7 @@ class PrincipalComponents(Part):
     noise: Annotated[bool, Field(description="whether the left-out variance is put back as noise")] = True
 
     def check(self, problems: Problems) -> None:
-        if getattr(self.density, "pooled", False):
+        if self.density.pooled:
             problems.add(
                 "density: a covariance shared by all classes cannot be taken inside principal components, which differ between them; "
                 "use covariance = 'full'"
@@ -42,7 +42,7 @@ class PrincipalComponents(Part):
 
     @property
     def stores_real_samples(self) -> bool:
-        return bool(getattr(self.density, "stores_real_samples", False))
+        return self.density.stores_real_samples
 
     def fit(self, z: Tensor, rng: torch.Generator) -> FittedPrincipal:
         mean = z.mean(dim=0, dtype=torch.float64)
@@ -59,6 +59,13 @@ class PrincipalComponents(Part):
         inside = {name.removeprefix("inner."): value for name, value in state.items() if name.startswith("inner.")}
         inner = self.density.restore({**inside, **state["inner"]})
         return FittedPrincipal(inner, state["mean"], state["basis"], state["noise"])
+
+    def numbers(self, width: int) -> int | None:
+        if not isinstance(self.dimensions, int):
+            return None
+        kept = min(self.dimensions, width)
+        inner = self.density.numbers(kept)
+        return None if inner is None else inner + width * (kept + 1) + 1
 
     def _kept(self, values: Tensor, width: int) -> int:
         if isinstance(self.dimensions, int):
