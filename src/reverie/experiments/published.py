@@ -216,6 +216,16 @@ _GENERATORS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
         {},
     ),
     "copula": ("Gaussian copula", _with(generator=_densities({"name": "copula"})), {}),
+    **{
+        name: (f"{title}, {_STEPS} steps a task", _with(generator={"name": name, **options}), {})
+        for name, title, options in (
+            ("conditional-vae", "conditional VAE", {"likelihood": "gaussian", "variance": "learned"}),
+            ("autoencoder", "regularised autoencoder", {"likelihood": "gaussian"}),
+            ("wgan-gp", "WGAN-GP", {"conditional": True, "output": "linear"}),
+            ("normalizing-flow", "normalizing flow", {}),
+            ("rectified-flow", "rectified flow", {}),
+        )
+    },
 }
 _CUTS = {"first": "encoder.0.2", "flat": "encoder.1", "hidden": "encoder"}
 _LOW_RANK = _with(generator=_densities({**_FULL, "covariance": "low-rank"}))
@@ -243,7 +253,7 @@ _SAMPLINGS: dict[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]] = {
     "window": ("window of 2 tasks", _with(generator=_densities(_FULL, window=2)), {}),
     **{
         rule: (f"selection {rule}", _with(selection=rule), {})
-        for rule in ("confidence", "entropy", "margin", "likelihood")
+        for rule in ("confidence", "entropy", "margin", "likelihood", "diversity", "interference")
     },
     "solver": ("labels of the frozen head", _with(labels="solver"), {}),
     "distilled": ("soft labels of the frozen head", _with(labels="solver", distill=True), {}),
