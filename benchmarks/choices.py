@@ -41,7 +41,7 @@ CHOICES: dict[str, tuple[Mapping[str, Any], dict[str, dict[str, Any]]]] = {
         {rule: {"name": "ewc", "strength": 1e6, "fisher": rule} for rule in ("exact", "sampled", "empirical")},
     ),
     **{
-        f"ewc-{stream}": (_domains(stream), {f"{10.0**k:g}": {"strength": 10.0**k} for k in range(1, 5)})
+        f"ewc-{stream}": (_domains(stream), {f"{10.0**k:g}": {"strength": 10.0**k} for k in range(5)})
         for stream in ("rotated", "permuted")
     },
     "components": (

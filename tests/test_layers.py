@@ -15,7 +15,7 @@ PACKAGE = Path(reverie.__file__).parent
 # From the bottom up: a layer imports only from those before it. A learner names its probes, so these come first.
 LAYERS = (
     *("checks", "seeding", "device", "storage", "options", "types"),
-    *("nn", "streams", "metrics", "solvers", "generators", "replay", "penalties", "probes", "learners"),
+    *("nn", "streams", "metrics", "posteriors", "solvers", "generators", "replay", "penalties", "probes", "learners"),
     *("engine", "experiments", "reports", "cli"),
 )
 
@@ -67,7 +67,7 @@ def test_imports_go_one_way(path: Path) -> None:
 def test_the_engine_knows_no_learner() -> None:
     for path in (PACKAGE / "engine").glob("*.py"):
         named = {name.split(".")[1] for _, name in imports(parse(path)) if name.startswith("reverie.")}
-        assert named.isdisjoint({"learners", "solvers", "generators", "replay", "penalties", "probes"}), path
+        assert named.isdisjoint({"learners", "posteriors", "solvers", "generators", "replay", "penalties", "probes"}), path
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

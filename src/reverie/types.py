@@ -381,6 +381,43 @@ class Density(Protocol):
         ...
 
 
+# -------------------------------------------------------------------------------------- posteriors
+
+
+@runtime_checkable
+class Posterior(Protocol):
+    """A family of distributions over the weights of a network, as options. One of them is theta (parts, numel): ``names`` says what its
+    parts are, ``variances`` how much they vary at the start where weights are small numbers."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    @property
+    def variances(self) -> tuple[float, ...]: ...
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether all samples are the same."""
+        ...
+
+    def noise(self, n: int, spec: Any, rng: torch.Generator) -> Tensor:
+        """(n, k), all that is random in n samples, whatever theta."""
+        ...
+
+    def sample(self, theta: Tensor, spec: Any, noise: Tensor) -> Tensor:
+        """(n, numel) weights, differentiable in theta."""
+        ...
+
+    def prior_kl(self, theta: Tensor, spec: Any, variance: float, weights: Tensor) -> Tensor:
+        """KL(q || N(0, variance)) in nats, perhaps but for a constant; ``weights``: samples (n, numel) to estimate it from where it has no
+        closed form."""
+        ...
+
+    def moments(self, theta: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Means and logarithms of the deviations where all weights are independent Gaussians; else None."""
+        ...
+
+
 # --------------------------------------------------------------------------------------- penalties
 
 

@@ -148,8 +148,10 @@ class Record:
         R = metrics.as_matrix(matrix) if matrix else np.empty((0, len(tests)))
         initial = None if self.initial is None else self.initial.accuracy
         matrices = {"task_agnostic": [list(row.task_agnostic) for row in self.rows]}
-        if spec.scenario != "domain":
+        if spec.scenario != "domain" or any(row.task_given is not None for row in self.rows):
             matrices["task_given"] = [list(row.task_given or ()) for row in self.rows]
+        for name in dict.fromkeys(name for row in self.rows for name in row.inferred):
+            matrices[name] = [list(row.inferred[name]) for row in self.rows]
         return {
             "schema": SCHEMA,
             "status": status,
@@ -162,7 +164,7 @@ class Record:
             "accuracy": matrix,
             "initial_accuracy": None if initial is None else list(initial),
             "matrices": matrices,
-            "summary": metrics.summary(R, initial, spec.scenario),
+            "summary": {**metrics.summary(R, initial, spec.scenario), **metrics.task_summary(matrices)},
             "memory": self.memory,
             "cost": {
                 "seconds": round(self.seconds, 3),
@@ -252,13 +254,17 @@ def _accuracy_fields(row: Accuracies) -> dict[str, Any]:
         "accuracy": list(row.accuracy),
         "task_agnostic": list(row.task_agnostic),
         "task_given": None if row.task_given is None else list(row.task_given),
+        **({"inferred": {name: list(values) for name, values in row.inferred.items()}} if row.inferred else {}),
     }
 
 
 def _accuracies(fields: Mapping[str, Any]) -> Accuracies:
     given = fields["task_given"]
     return Accuracies(
-        tuple(fields["task_agnostic"]), None if given is None else tuple(given), tuple(fields["accuracy"])
+        tuple(fields["task_agnostic"]),
+        None if given is None else tuple(given),
+        tuple(fields["accuracy"]),
+        {name: tuple(values) for name, values in fields.get("inferred", {}).items()},
     )
 
 

@@ -14,6 +14,7 @@ from reverie.learners.generative_replay import GenerativeReplay
 from reverie.learners.learning_without_forgetting import LearningWithoutForgetting
 from reverie.learners.naive import Cumulative, Joint, Naive
 from reverie.learners.nearest_class_mean import NearestClassMean
+from reverie.learners.posterior_replay import PosteriorReplay
 from reverie.learners.ranpac import RanPAC
 from reverie.learners.replay import Replay
 from reverie.learners.si import SI
@@ -34,6 +35,7 @@ LEARNERS = Table(
         "ewc": EWC,
         "si": SI,
         "generative-replay": GenerativeReplay,
+        "posterior-replay": PosteriorReplay,
         "nearest-class-mean": NearestClassMean,
         "streaming-lda": StreamingLDA,
         "ranpac": RanPAC,
@@ -77,6 +79,7 @@ __all__ = [
     "LearningWithoutForgetting",
     "Naive",
     "NearestClassMean",
+    "PosteriorReplay",
     "RanPAC",
     "Replay",
     "StreamingLDA",

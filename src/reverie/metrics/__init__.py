@@ -19,6 +19,7 @@ from reverie.metrics.accuracy import (
     relative_forgetting,
     remembering,
     summary,
+    task_summary,
 )
 from reverie.metrics.samples import (
     Overlap,
@@ -60,4 +61,5 @@ __all__ = [
     "relative_forgetting",
     "remembering",
     "summary",
+    "task_summary",
 ]

@@ -6,7 +6,7 @@ matrix of a stream learnt task by task. Each returns None where it is undefined,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -179,4 +179,29 @@ def summary(R: Matrix, initial: Sequence[float | None] | None, scenario: str) ->
         "forward_transfer": forward_transfer(R, initial, scenario),
         "learning_accuracy": learning_accuracy(R),
         "average_incremental_accuracy": average_incremental_accuracy(R),
+    }
+
+
+def task_summary(matrices: Mapping[str, Sequence[Sequence[float | None]]]) -> dict[str, Any]:
+    """What is known of the task, by the names of ``result.json``, from the matrices of one run.
+
+    tgiven_during: mean accuracy on each task right after it was learnt, the task given; tgiven_final: the same after the last task. tinfer_final,
+    task_inference_accuracy: for each criterion, accuracy where the task is inferred, and share of rows whose task is found, after the
+    last task (Henning et al. 2021, arXiv 2103.01133, section 4). None where undefined, or where the learner has no model a task.
+    """
+    given = as_matrix(matrices["task_given"]) if matrices.get("task_given") else np.empty((0, 0))
+
+    def last(prefix: str) -> dict[str, float | None] | None:
+        found = {
+            name.removeprefix(prefix): average_accuracy(as_matrix(rows))
+            for name, rows in matrices.items()
+            if name.startswith(prefix) and rows
+        }
+        return found or None
+
+    return {
+        "tgiven_during": learning_accuracy(given),
+        "tgiven_final": average_accuracy(given),
+        "tinfer_final": last("inferred_by_"),
+        "task_inference_accuracy": last("task_found_by_"),
     }

@@ -131,7 +131,7 @@ class Network:
         if optimiser is None:
             self.module.requires_grad_(False)
             return
-        self._renew_optimiser()
+        self.renew_optimiser()
 
     def ready(self, train: bool) -> nn.Module:
         """The module in training mode (dropout, batch statistics) or evaluation mode; switched only where it differs."""
@@ -139,20 +139,23 @@ class Network:
             self.module.train(train)
         return self.module
 
-    def update(self, loss: Tensor) -> None:
+    def update(self, loss: Tensor, clip: float | None = None) -> None:
+        """clip: largest norm of the gradient."""
         for parameter in self._parameters:
             parameter.grad = None
         loss.backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(self._parameters, clip)
         self.optimiser.step()
 
-    def _renew_optimiser(self) -> None:
+    def renew_optimiser(self) -> None:
         assert self.options is not None
         self._parameters = list(self.module.parameters())
         self.optimiser = self.options.make(self._parameters)
 
     def begin_task(self) -> None:
         if self.options is not None and self.options.reset_each_task:
-            self._renew_optimiser()
+            self.renew_optimiser()
 
     def change(self, edit: Callable[[nn.Module], None]) -> None:
         """Lets ``edit`` replace parameters (a head that grows) and keeps what the optimiser knew of the others."""
@@ -160,7 +163,7 @@ class Network:
         edit(self.module)
         self.module.to(self.device.torch_device)
         if self.options is not None:
-            self._renew_optimiser()
+            self.renew_optimiser()
             load_optimiser(self.optimiser, moments)
 
     def frozen(self) -> Network:

@@ -1,0 +1,17 @@
+"""Distances between diagonal Gaussians, from means and standard deviations, summed over the last dimension, in nats."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def gaussian_kl(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_log_std: Tensor) -> Tensor:
+    """KL(N(mean, std^2) || N(other_mean, other_std^2)) = 1/2 sum ((s^2 + (m' - m)^2) / s'^2 - 1) + log s' - log s."""
+    ratio = 2 * (log_std - other_log_std)
+    apart = (other_mean - mean).square() * (-2 * other_log_std).exp()
+    return 0.5 * (ratio.exp() + apart - 1 - ratio).sum(dim=-1)
+
+
+def gaussian_wasserstein(mean: Tensor, std: Tensor, other_mean: Tensor, other_std: Tensor) -> Tensor:
+    """The squared 2-Wasserstein distance: sum (m - m')^2 + (s - s')^2."""
+    return ((mean - other_mean).square() + (std - other_std).square()).sum(dim=-1)
