@@ -408,7 +408,13 @@ class Posterior(Protocol):
         """(n, numel) weights, differentiable in theta."""
         ...
 
-    def prior_kl(self, theta: Tensor, spec: Any, variance: float, weights: Tensor) -> Tensor:
+    def training_scores(
+        self, theta: Tensor, ensemble: Any, x: Tensor, n: int, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """(n, B, outputs) of the ``Ensemble`` for n draws, and the weights (n, numel) that were drawn, if any were."""
+        ...
+
+    def prior_kl(self, theta: Tensor, spec: Any, variance: float, weights: Tensor | None) -> Tensor:
         """KL(q || N(0, variance)) in nats, perhaps but for a constant; ``weights``: samples (n, numel) to estimate it from where it has no
         closed form."""
         ...

@@ -17,8 +17,10 @@ from reverie.learners.nearest_class_mean import NearestClassMean
 from reverie.learners.posterior_replay import PosteriorReplay
 from reverie.learners.ranpac import RanPAC
 from reverie.learners.replay import Replay
+from reverie.learners.separate_posteriors import SeparatePosteriors
 from reverie.learners.si import SI
 from reverie.learners.streaming_lda import StreamingLDA
+from reverie.learners.vcl import VCL
 from reverie.options import Part, Table, from_options, resolved
 from reverie.solvers import SOLVERS
 from reverie.types import Learner, StreamSpec
@@ -36,6 +38,8 @@ LEARNERS = Table(
         "si": SI,
         "generative-replay": GenerativeReplay,
         "posterior-replay": PosteriorReplay,
+        "separate-posteriors": SeparatePosteriors,
+        "vcl": VCL,
         "nearest-class-mean": NearestClassMean,
         "streaming-lda": StreamingLDA,
         "ranpac": RanPAC,
@@ -67,6 +71,7 @@ __all__ = [
     "EWC",
     "LEARNERS",
     "SI",
+    "VCL",
     "Cumulative",
     "FeCAM",
     "FeTrIL",
@@ -82,6 +87,7 @@ __all__ = [
     "PosteriorReplay",
     "RanPAC",
     "Replay",
+    "SeparatePosteriors",
     "StreamingLDA",
     "with_recommended",
 ]

@@ -20,6 +20,7 @@ from reverie.options import Part, Table
 from reverie.seeding import generator
 
 Activation = Literal["relu", "sigmoid", "tanh"]
+Start = Literal["main", "gaussian"]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
 
 Widths = Annotated[
@@ -199,15 +200,70 @@ class ChunkedModule(Hypernet):
         return h.flatten(2)[..., : self.spec.numel]
 
     def multiplications(self, tasks: int) -> int:
-        rows = tasks * len(self.variances) * self.count
-        return rows * sum(cast(nn.Linear, layer).weight.numel() for layer in self.layers)
+        first, *rest = (cast(nn.Linear, layer).weight for layer in self.layers)
+        chunks = len(self.variances) * self.count
+        kinds = tasks if self.common is None else 1  # of chunk embeddings
+        entering = tasks * self.options.task_dim + kinds * chunks * self.options.chunk_dim
+        return len(first) * entering + tasks * chunks * sum(weight.numel() for weight in rest)
+
+
+class TableModule(Hypernet):
+    """No hypernetwork: what would be made is kept as it is, for each task, or once for all."""
+
+    def __init__(
+        self, start: Start, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int, each: bool
+    ) -> None:
+        super().__init__(1, 1.0, seed)
+        self.start, self.variances, self.spec, self.base, self.each = start, tuple(variances), spec, base, each
+        self.one = None if each else nn.Parameter(self._initial(0, spec.numel, 0))
+        self.own = nn.ModuleList()
+
+    def _initial(self, first: int, last: int, task: int) -> Tensor:
+        """(parts, last - first): blocks from the first on, each drawn for its own place."""
+        found = torch.empty(len(self.variances), last - first)
+        for _, _, begin, end in self.spec.blocks():
+            if begin < first:
+                continue
+            for part, variance in enumerate(self.variances):
+                rng = generator(self.seed, "theta", task, part, begin)
+                bound = math.sqrt(3 * variance)
+                found[part, begin - first : end - first] = torch.empty(end - begin).uniform_(
+                    -bound, bound, generator=rng
+                )
+        if self.start == "main":
+            found[0] = self.base[first:last]
+        return found
+
+    def add_task(self) -> None:
+        own = {"theta": nn.Parameter(self._initial(0, self.spec.numel, self.tasks))} if self.each else {}
+        self.own.append(nn.ParameterDict(own))
+
+    def grow(self, spec: ParameterSpec, base: Tensor) -> None:
+        before, self.spec, self.base = self.spec.numel, spec, base
+
+        def longer(theta: Tensor, task: int) -> nn.Parameter:
+            return nn.Parameter(torch.cat([theta.detach(), self._initial(before, spec.numel, task).to(theta)], dim=1))
+
+        if self.one is not None:
+            self.one = longer(self.one, 0)
+        else:
+            for task in range(self.tasks):
+                self.of(task)["theta"] = longer(self.of(task)["theta"], task)
+
+    def forward(self, tasks: Sequence[int]) -> Tensor:
+        if self.one is not None:
+            return self.one.expand(len(tasks), -1, -1)
+        return torch.stack([self.of(task)["theta"] for task in tasks])
+
+    def multiplications(self, tasks: int) -> int:
+        return 0
 
 
 def hidden_layers(sizes: Sequence[int], seed: int, fan_in_only: bool = False) -> nn.ModuleList:
     """Linear layers with Xavier-uniform weights (Glorot and Bengio 2010), or such that the variance of the inputs is kept, and biases of 0."""
     layers = nn.ModuleList()
     for index, (inputs, outputs) in enumerate(pairwise(sizes)):
-        layer = nn.Linear(inputs, outputs)
+        layer = nn.utils.skip_init(nn.Linear, inputs, outputs)  # which would draw from torch's own generator
         bound = math.sqrt(3 / inputs) if fan_in_only else math.sqrt(6 / (inputs + outputs))
         with torch.no_grad():
             layer.weight.uniform_(-bound, bound, generator=generator(seed, "hypernetwork layer", index))
@@ -272,7 +328,8 @@ class Chunked(Part):
 
         def parameters(size: int) -> int:
             sizes = [self.task_dim + self.chunk_dim, *self.hidden, size]
-            return parts * -(-numel // size) * self.chunk_dim + sum((a + 1) * b for a, b in pairwise(sizes))
+            chunks = parts * -(-numel // size) * self.chunk_dim
+            return self.task_dim + chunks + sum((a + 1) * b for a, b in pairwise(sizes))
 
         sizes = [-(-numel // chunks) for chunks in range(1, min(numel, 1000) + 1)]
         fitting = [size for size in sizes if parameters(size) <= parts * numel]
@@ -280,6 +337,26 @@ class Chunked(Part):
 
     def make(self, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int) -> Hypernet:
         return ChunkedModule(self, spec, variances, base, seed)
+
+
+@dataclass(eq=False, repr=False)
+class Separate(Part):
+    """No hypernetwork: each task has numbers of its own."""
+
+    start: Start = "main"
+
+    def make(self, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int) -> Hypernet:
+        return TableModule(self.start, spec, variances, base, seed, each=True)
+
+
+@dataclass(eq=False, repr=False)
+class Single(Part):
+    """No hypernetwork: all tasks share the same numbers."""
+
+    start: Start = "main"
+
+    def make(self, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int) -> Hypernet:
+        return TableModule(self.start, spec, variances, base, seed, each=False)
 
 
 @runtime_checkable

@@ -14,11 +14,12 @@ from torch.func import functional_call, vmap
 
 from reverie.checks import OptionsError
 from reverie.nn.matmul import linear
-from reverie.nn.networks import Head
+from reverie.nn.networks import Head, Linear
 
 Kind = Literal["weight", "bias", "scale", "shift"]
 
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.instancenorm._InstanceNorm)
+DENSE = (nn.Linear, Linear, Head)
 ELEMENTWISE = (nn.ReLU, nn.Sigmoid, nn.Tanh, nn.ELU, nn.GELU, nn.LeakyReLU, nn.SiLU, nn.Softplus, nn.Identity)
 
 
@@ -90,7 +91,9 @@ class ParameterSpec:
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """(..., numel) -> parameters (..., *shape) by name, as views."""
         lead = vector.shape[:-1]
-        found = {entry.name: vector[..., entry.start : entry.stop].view(*lead, *entry.shape) for entry in self.entries}
+        found = {
+            entry.name: vector[..., entry.start : entry.stop].view((*lead, *entry.shape)) for entry in self.entries
+        }
         if self.head is not None:
             rows = vector[..., self.body :].view(*lead, self.outputs, self.width + 1)
             found["head.weight"], found["head.bias"] = rows[..., :-1], rows[..., -1]
@@ -131,6 +134,8 @@ def _kind(layer: nn.Module, own: str, parameter: Tensor) -> Kind:
 
 
 def _fan_in(layer: nn.Module, parameter: Tensor) -> int:
+    if isinstance(layer, NORMS):
+        return 1
     weight = parameter if parameter.dim() > 1 else getattr(layer, "weight", None)
     return math.prod(weight.shape[1:]) if isinstance(weight, Tensor) and weight.dim() > 1 else 1
 
@@ -153,7 +158,8 @@ class Ensemble:
         if self.chain is not None:
             return _dense(self.chain, parameters, x)
         if len(weights) == 1:  # without vmap, which some operators do not know
-            alone = {name: value[0] for name, value in parameters.items()}
+            # Contiguous: the fast product takes a bias of a larger vector for one that lies by itself.
+            alone = {name: value[0].contiguous() for name, value in parameters.items()}
             return functional_call(self.module, alone, (x,))[None]
         return vmap(lambda one: functional_call(self.module, one, (x,)))(parameters)
 
@@ -166,29 +172,39 @@ def dense_chain(module: nn.Module) -> list[Link] | None:
     functions of single numbers after flattening; else None."""
     chain = list(_links(module, ""))
     kinds = [type(layer) for _, layer in chain]
-    if not chain or kinds[0] is not nn.Flatten or nn.Flatten in kinds[1:]:
+    if not chain or kinds[0] is not nn.Flatten:
         return None
-    plain = (nn.Linear, Head, *ELEMENTWISE)
-    return chain[1:] if all(isinstance(layer, plain) for _, layer in chain[1:]) else None
+    # The types themselves: a subclass may compute what it likes.
+    if not set(kinds[1:]) <= {*DENSE, *ELEMENTWISE}:
+        return None
+    names = {name for name, _ in module.named_parameters()}  # what layers share has one name alone
+    needed = {
+        f"{prefix}{own}"
+        for prefix, layer in chain
+        if isinstance(layer, DENSE)
+        for own in ("weight", "bias")
+        if getattr(layer, own) is not None
+    }
+    return chain[1:] if needed <= names else None
 
 
 def _links(module: nn.Module, prefix: str) -> Iterable[Link]:
-    inner: Sequence[str] | None = None
+    children: list[tuple[str, nn.Module]] = []
     if type(module) is nn.Sequential:
-        inner = [name for name, _ in module.named_children()]
-    elif [name for name, _ in module.named_children()] == ["encoder", "head"]:
-        inner = ["encoder", "head"]
-    if inner is None:
+        children = list(zip(map(str, module._modules), module))  # not named_children: a layer may stand there twice
+    elif not prefix and [name for name, _ in module.named_children()] == ["encoder", "head"]:
+        children = list(module.named_children()) if isinstance(module.head, Head) else []
+    if not children:
         yield prefix, module
         return
-    for name in inner:
-        yield from _links(module.get_submodule(name), f"{prefix}{name}.")
+    for name, child in children:
+        yield from _links(child, f"{prefix}{name}.")
 
 
 def _dense(chain: Sequence[Link], parameters: Mapping[str, Tensor], x: Tensor) -> Tensor:
     h = x.flatten(1)
     for prefix, layer in chain:
-        if not isinstance(layer, nn.Linear | Head):
+        if not isinstance(layer, DENSE):
             h = layer(h)
             continue
         weight, bias = parameters[f"{prefix}weight"], parameters.get(f"{prefix}bias")

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from reverie.nn.parameters import ParameterSpec
-from reverie.options import Part
+from reverie.posteriors.family import PosteriorFamily
 
 
 @dataclass(eq=False, repr=False)
-class Dirac(Part):
+class Dirac(PosteriorFamily):
     """All mass on one weight vector, as in continual learning with hypernetworks (von Oswald et al. 2020, arXiv 1906.00695)."""
 
     names: ClassVar[tuple[str, ...]] = ("weights",)
@@ -29,9 +29,6 @@ class Dirac(Part):
     def noise(self, n: int, spec: ParameterSpec, rng: torch.Generator) -> Tensor:
         return torch.empty(n, 0, device=rng.device)
 
-    def prior_kl(self, theta: Tensor, spec: ParameterSpec, variance: float, weights: Tensor) -> Tensor:
+    def prior_kl(self, theta: Tensor, spec: ParameterSpec, variance: float, weights: Tensor | None) -> Tensor:
         """-log N(weights; 0, variance), without its constant: an L2 penalty."""
         return theta[0].square().sum() / (2 * variance)
-
-    def moments(self, theta: Tensor) -> None:
-        return None

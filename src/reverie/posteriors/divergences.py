@@ -9,7 +9,7 @@ def gaussian_kl(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_log_std
     """KL(N(mean, std^2) || N(other_mean, other_std^2)) = 1/2 sum ((s^2 + (m' - m)^2) / s'^2 - 1) + log s' - log s."""
     ratio = 2 * (log_std - other_log_std)
     apart = (other_mean - mean).square() * (-2 * other_log_std).exp()
-    return 0.5 * (ratio.exp() + apart - 1 - ratio).sum(dim=-1)
+    return 0.5 * (ratio.expm1() - ratio + apart).sum(dim=-1)  # expm1: of near distributions nothing else would be left
 
 
 def gaussian_wasserstein(mean: Tensor, std: Tensor, other_mean: Tensor, other_std: Tensor) -> Tensor:

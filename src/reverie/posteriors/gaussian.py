@@ -8,13 +8,17 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from reverie.nn.parameters import ParameterSpec
-from reverie.options import Part
+from reverie.checks import OptionsError
+from reverie.nn.matmul import linear
+from reverie.nn.networks import Head
+from reverie.nn.parameters import Ensemble, ParameterSpec
 from reverie.posteriors.divergences import gaussian_kl
+from reverie.posteriors.family import PosteriorFamily
 
+TINY = 1e-16
 OFFSET = -2.5  # of rho: what is generated near 0 is a deviation of softplus(-2.5) = 0.079
 Offset = Annotated[float, Field(description="added to rho before the softplus: the deviation where 0 is generated")]
 
@@ -25,7 +29,7 @@ def log_softplus(x: Tensor) -> Tensor:
 
 
 @dataclass(eq=False, repr=False)
-class MeanField(Part):
+class MeanField(PosteriorFamily):
     """N(mean, diag(softplus(rho + offset)^2)), drawn as mean + deviation * noise (Blundell et al. 2015, arXiv 1505.05424).
 
     local: in training, chains of linear layers draw their sums instead of their weights, one draw a row (Kingma, Salimans and Welling
@@ -40,17 +44,37 @@ class MeanField(Part):
     names: ClassVar[tuple[str, ...]] = ("mean", "rho")
     variances: ClassVar[tuple[float, ...]] = (0.003, 0.083)
 
-    @property
-    def deterministic(self) -> bool:
-        return False
-
     def sample(self, theta: Tensor, spec: ParameterSpec, noise: Tensor) -> Tensor:
         return torch.addcmul(theta[0], softplus(theta[1] + self.offset), noise)
 
     def noise(self, n: int, spec: ParameterSpec, rng: torch.Generator) -> Tensor:
         return torch.randn(n, spec.numel, generator=rng, device=rng.device)
 
-    def prior_kl(self, theta: Tensor, spec: ParameterSpec, variance: float, weights: Tensor) -> Tensor:
+    def training_scores(
+        self, theta: Tensor, ensemble: Ensemble, x: Tensor, n: int, rng: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        if not self.local:
+            return super().training_scores(theta, ensemble, x, n, rng)
+        if ensemble.chain is None:
+            raise OptionsError(
+                "local = True: local reparametrisation is for chains of linear layers; use an MLP, or local = False"
+            )
+        mean = ensemble.spec.unflatten(theta[0])
+        variance = ensemble.spec.unflatten(softplus(theta[1] + self.offset).square())
+        h = x.flatten(1)
+        for prefix, layer in ensemble.chain:
+            if not isinstance(layer, nn.Linear | Head):
+                h = layer(h)
+                continue
+            weight, bias = f"{prefix}weight", f"{prefix}bias"
+            centre = linear(h, mean[weight], mean.get(bias))
+            spread = linear(h.square(), variance[weight], variance.get(bias))
+            noise = torch.randn(n, len(x), centre.shape[-1], generator=rng, device=rng.device)
+            # The root has no gradient at 0, which an input of zeros without a bias would reach.
+            h = torch.addcmul(centre, (spread + TINY).sqrt(), noise)
+        return h, None
+
+    def prior_kl(self, theta: Tensor, spec: ParameterSpec, variance: float, weights: Tensor | None) -> Tensor:
         """KL(q || N(0, variance)) in closed form."""
         mean, log_std = self.moments(theta)
         zero = mean.new_zeros(())

@@ -10,22 +10,18 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from reverie.nn.parameters import ParameterSpec
-from reverie.options import Part
+from reverie.posteriors.family import PosteriorFamily
 from reverie.posteriors.gaussian import OFFSET, Offset, log_softplus
 
 
 @dataclass(eq=False, repr=False)
-class Radial(Part):
+class Radial(PosteriorFamily):
     """weights = mean + deviation * r * noise / |noise|, r ~ N(0, 1), for each tensor by itself (Farquhar, Osborne and Gal 2020, arXiv 1907.00865)."""
 
     offset: Offset = OFFSET
 
     names: ClassVar[tuple[str, ...]] = ("mean", "rho")
     variances: ClassVar[tuple[float, ...]] = (0.003, 0.083)
-
-    @property
-    def deterministic(self) -> bool:
-        return False
 
     def sample(self, theta: Tensor, spec: ParameterSpec, noise: Tensor) -> Tensor:
         return torch.addcmul(theta[0], softplus(theta[1] + self.offset), noise)
@@ -39,9 +35,7 @@ class Radial(Part):
             drawn[:, places] = part * (lengths[:, k, None] / part.norm(dim=1, keepdim=True))
         return drawn
 
-    def prior_kl(self, theta: Tensor, spec: ParameterSpec, variance: float, weights: Tensor) -> Tensor:
+    def prior_kl(self, theta: Tensor, spec: ParameterSpec, variance: float, weights: Tensor | None) -> Tensor:
         """KL(q || N(0, variance)) but for a constant: - sum log deviation - E log prior, the mean over the weights (S, numel) that were drawn."""
+        assert weights is not None
         return weights.square().sum(dim=1).mean() / (2 * variance) - log_softplus(theta[1] + self.offset).sum()
-
-    def moments(self, theta: Tensor) -> None:
-        return None

@@ -2,7 +2,7 @@
 
 from reverie.options import Table
 from reverie.streams.rows import DatasetRows, JoinedRows, TensorRows
-from reverie.streams.sources import Blobs, Folder, Permuted, Rotated, Sequence, Split, StreamSource
+from reverie.streams.sources import Blobs, Folder, GaussianModes, Permuted, Rotated, Sequence, Split, StreamSource
 from reverie.streams.stream import ArrayStream
 
 Stream = ArrayStream
@@ -16,6 +16,7 @@ STREAMS = Table(
         "rotated": Rotated,
         "sequence": Sequence,
         "blobs": Blobs,
+        "gaussian-modes": GaussianModes,
         "folder": Folder,
     },
     aliases={
@@ -42,6 +43,7 @@ __all__ = [
     "Blobs",
     "DatasetRows",
     "Folder",
+    "GaussianModes",
     "JoinedRows",
     "Permuted",
     "Rotated",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
@@ -230,6 +231,50 @@ class Blobs(Part):
             noise = torch.randn(n, self.dimensions, generator=generator(seed, "blob", label, kind))
             clouds.append((center + self.spread * noise).clamp(0, 1))
         return Data(torch.cat(clouds).numpy(), np.repeat(np.asarray(labels), n))
+
+
+@dataclass(eq=False, repr=False)
+class GaussianModes(Part):
+    """A toy stream in the plane: modes on a circle, mode i at the angle 2 pi (i + 1/2) / modes from the vertical; each task tells two
+    neighbours apart. One data set, whatever the seed of the run (Henning et al. 2021, arXiv 2103.01133, section 4).
+    """
+
+    tasks: Tasks = 3
+    radius: Annotated[float, Field(gt=0, description="of the circle")] = 5.0
+    deviation: Annotated[float, Field(gt=0, description="of a mode, on each axis")] = 0.2
+    rows: Annotated[int, Field(gt=0, description="training rows of a mode")] = 10
+    test_rows: Annotated[int, Field(gt=0, description="test rows of a mode")] = 100
+    data_seed: Annotated[int, Field(ge=0, description="that the rows are drawn with")] = 42
+    validation_fraction: ValidationFraction = 0.0
+
+    scenarios = ("class", "task", "domain")
+
+    def centres(self) -> Tensor:
+        """(2 tasks, 2) of the modes, in order."""
+        angle = 2 * math.pi * (torch.arange(2 * self.tasks) + 0.5) / (2 * self.tasks)
+        return self.radius * torch.stack([angle.sin(), angle.cos()], dim=1)
+
+    def build(self, scenario: Scenario, seed: int, data_dir: str | None = None) -> ArrayStream:
+        pieces = []
+        for task in range(self.tasks):
+            labels = (2 * task, 2 * task + 1)
+            train, test = (self._drawn(labels, n, kind) for n, kind in ((self.rows, "train"), (self.test_rows, "test")))
+            pieces.append(Piece(f"modes {labels[0] + 1} and {labels[1] + 1}", train, test, labels))
+        recommended = Recommended(
+            solver={"name": "mlp"},
+            generator={"name": "vae", "likelihood": "gaussian"},
+            values={"hidden": (10, 10), "latent_dim": 2, "steps": 2000, "batch_size": 32, "learning_rate": 1e-3},
+            backbone={"name": "mlp"},
+        )
+        return assemble("gaussian-modes", pieces, scenario, self.validation_fraction, seed, recommended)
+
+    def _drawn(self, labels: tuple[int, ...], n: int, kind: str) -> Data:
+        centres = self.centres()
+        rows = [
+            centres[mode] + self.deviation * torch.randn(n, 2, generator=generator(self.data_seed, "mode", mode, kind))
+            for mode in labels
+        ]
+        return Data(torch.cat(rows).numpy(), np.repeat(np.asarray(labels), n))
 
 
 @dataclass(eq=False, repr=False)

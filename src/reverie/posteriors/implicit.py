@@ -1,0 +1,303 @@
+"""Implicit posteriors: weights made by a generator network from noise, whose density nobody knows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from reverie.checks import OptionsError, Problems
+from reverie.device import CPU, Device
+from reverie.nn.hypernetworks import ACTIVATIONS, Activation
+from reverie.nn.matmul import linear
+from reverie.nn.networks import Head
+from reverie.nn.optimisers import Optimiser
+from reverie.nn.parameters import Kind, ParameterSpec
+from reverie.options import Part
+from reverie.posteriors.adversarial import AdversarialRatio
+from reverie.posteriors.stein import stein_score
+from reverie.seeding import generator
+
+Width = Annotated[int, Field(gt=0)]
+
+DRAWS = 1000  # of the noise, from which the sizes of hidden units at the start are measured
+LEAST_SHARE = (
+    0.1  # of a weight's variance at the start that the generator makes itself, however much the perturbation adds
+)
+
+
+@dataclass(eq=False, repr=False)
+class Implicit(Part):
+    """weights = h(z_1 .. z_n; theta) + perturbation * z, z ~ N(0, latent_std^2) with as many numbers as weights; h is the generator network, of
+    which the first n = latent_dim numbers are the input, and theta the vector of its own weights (``theta_spec``).
+
+    All of R^numel is reached by the perturbation, however few numbers the generator sees (noise inflation), or, with latent_dim None, because
+    the generator sees as many as it makes; its hidden layers must then be no narrower. As the density of q is unknown, the divergence from
+    the prior has to be estimated: "stein", by the score of q (Shi, Sun and Zhu 2018, arXiv 1806.02925), or "adversarial", by a discriminator
+    (Mescheder, Nowozin and Geiger 2017, arXiv 1701.04722). Posteriors of this kind in continual learning: Henning et al. 2021, arXiv 2103.01133.
+
+    chunk_size: the weights are cut into chunks, each made by the same generator from the noise and an embedding of its own, which is part of
+    theta too.
+    """
+
+    latent_dim: Annotated[
+        int | None,
+        Field(gt=0, description="numbers of noise that the generator sees; None: as many as the network has weights"),
+    ] = 32
+    latent_std: Annotated[float, Field(gt=0, description="deviation of the noise")] = 1.0
+    hidden: Annotated[
+        tuple[Width, ...], Field(description="widths of the generator's hidden layers; none: linear in the noise")
+    ] = (10, 10)
+    activation: Annotated[Activation, Field(description="after each hidden layer of the generator")] = "relu"
+    perturbation: Annotated[
+        float, Field(ge=0, description="share of the noise that is added to the weights themselves (s)")
+    ] = 0.02
+    chunk_size: Annotated[int | None, Field(gt=0, description="weights in a chunk; None: all made at once")] = None
+    chunk_dim: Annotated[int, Field(gt=0, description="size of the embedding of a chunk (with chunk_size)")] = 32
+    estimator: Annotated[
+        Literal["stein", "adversarial"], Field(description="of the divergence between posterior and prior")
+    ] = "stein"
+    bandwidth: Annotated[
+        Annotated[float, Field(gt=0)] | Literal["median"],
+        Field(description="width of the kernel; median: of the distances between samples (estimator: stein)"),
+    ] = "median"
+    keep: Annotated[
+        float,
+        Field(gt=0, le=1, description="share of the kernel's eigenvalues that are used (estimator: stein)"),
+    ] = 0.99
+    stein_samples: Annotated[
+        int, Field(gt=0, description="weight samples that the score is estimated from (estimator: stein)")
+    ] = 100
+    discriminator: Annotated[
+        tuple[Width, ...],
+        Field(description="widths of its hidden layers; none: linear in the weights (estimator: adversarial)"),
+    ] = (10, 10)
+    discriminator_activation: Annotated[
+        Activation, Field(description="after each of its hidden layers (estimator: adversarial)")
+    ] = "relu"
+    batch_stats: Annotated[
+        bool, Field(description="joins the mean of the samples to each of them (estimator: adversarial)")
+    ] = False
+    discriminator_steps: Annotated[
+        int, Field(gt=0, description="updates of the discriminator a step (estimator: adversarial)")
+    ] = 1
+    discriminator_batch: Annotated[
+        int, Field(gt=0, description="samples of either kind in such an update (estimator: adversarial)")
+    ] = 32
+    contrast_samples: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="samples whose Gaussian is what the discriminator compares with; 0: it compares with the prior (estimator: adversarial)",
+        ),
+    ] = 100
+
+    names: ClassVar[tuple[str, ...]] = ("generator",)
+    variances: ClassVar[tuple[float, ...]] = (0.003,)
+
+    def check(self, problems: Problems) -> None:
+        problems.check(
+            self.latent_dim is not None or self.perturbation == 0,
+            f"perturbation = {self.perturbation}: a generator that sees as many numbers as it makes needs none; set perturbation = 0, or latent_dim",
+        )
+
+    @property
+    def deterministic(self) -> bool:
+        return False
+
+    # ------------------------------------------------------------------ the generator
+
+    def theta_spec(self, spec: ParameterSpec) -> ParameterSpec:
+        """The layout of theta for a network of this layout. With a latent_dim, a network that grows only makes theta longer: what there is of it
+        for each weight, or each chunk, comes last, in their order."""
+        if self.chunk_size is not None and self.chunk_size > spec.numel:
+            raise OptionsError(
+                f"chunk_size = {self.chunk_size:,}: larger than the {spec.numel:,} parameters to generate; use a smaller one, or None"
+            )
+        chunks = None if self.chunk_size is None else -(-spec.numel // self.chunk_size)
+        return _layout(self._sizes(spec), spec.numel, chunks, self.chunk_dim)
+
+    def noise(self, n: int, spec: ParameterSpec, rng: torch.Generator) -> Tensor:
+        return self.latent_std * torch.randn(n, spec.numel, generator=rng, device=rng.device)
+
+    def sample(self, theta: Tensor, spec: ParameterSpec, noise: Tensor) -> Tensor:
+        z = noise[:, : self._latent(spec)]
+        layout = self.theta_spec(spec)
+        made = (self._whole if self.chunk_size is None else self._chunked)(theta[0], layout, z)[:, : spec.numel]
+        return torch.add(made, noise, alpha=self.perturbation) if self.perturbation else made
+
+    def _whole(self, theta: Tensor, layout: ParameterSpec, z: Tensor) -> Tensor:
+        h = self._hidden(layout.unflatten(theta), z)
+        # A row holds the weights of an output and its bias: the weight of one more unit, which is always 1.
+        rows = theta[layout.body :].view(layout.outputs, layout.width + 1)
+        return linear(torch.cat([h, h.new_ones(len(h), 1)], dim=1), rows)
+
+    def _chunked(self, theta: Tensor, layout: ParameterSpec, z: Tensor) -> Tensor:
+        """All chunks in one vector, what the last one has too much included."""
+        parameters = layout.unflatten(theta)
+        h = self._last_hidden(parameters, z, self._embeddings(theta, layout))
+        return linear(h, *_layer(parameters, len(self.hidden))).flatten(1)
+
+    def _embeddings(self, theta: Tensor, layout: ParameterSpec) -> Tensor:
+        first = next(entry.start for entry in layout.entries if entry.name.startswith("chunks."))
+        return theta[first:].view(-1, self.chunk_dim)
+
+    def _last_hidden(self, parameters: dict[str, Tensor], z: Tensor, embeddings: Tensor) -> Tensor:
+        """(n, chunks, width) what the output layer sees: of noise and embedding, joined, where there is no hidden layer."""
+        if not self.hidden:
+            shape = (len(z), len(embeddings), -1)
+            return torch.cat([z[:, None].expand(shape), embeddings.expand(shape)], dim=2)
+        # The first layer is linear in [z, c]: its share of a sample is computed once, not once a chunk.
+        weight, bias = _layer(parameters, 0)
+        split = z.shape[1]
+        h = linear(z, weight[:, :split], bias)[:, None] + linear(embeddings, weight[:, split:])
+        return self._hidden(parameters, ACTIVATIONS[self.activation](h), first=1)
+
+    def _hidden(self, parameters: dict[str, Tensor], h: Tensor, first: int = 0) -> Tensor:
+        for index in range(first, len(self.hidden)):
+            h = ACTIVATIONS[self.activation](linear(h, *_layer(parameters, index)))
+        return h
+
+    def multiplications(self, n: int, spec: ParameterSpec) -> int:
+        """Multiply-accumulates of n samples."""
+        sizes = self._sizes(spec)
+        hidden = sum(a * b for a, b in pairwise(sizes))
+        if self.chunk_size is None:
+            return n * (hidden + sizes[-1] * spec.numel)
+        return n * -(-spec.numel // self.chunk_size) * hidden
+
+    def _latent(self, spec: ParameterSpec) -> int:
+        if self.latent_dim is not None and self.latent_dim > spec.numel:
+            raise OptionsError(
+                f"latent_dim = {self.latent_dim:,}: more numbers of noise than the {spec.numel:,} parameters to generate; use fewer"
+            )
+        return self.latent_dim or spec.numel
+
+    def _sizes(self, spec: ParameterSpec) -> tuple[int, ...]:
+        """Widths of the layers, from the input on; the last one's is there where it is a chunk."""
+        latent = self._latent(spec)
+        if self.chunk_size is None:
+            return (latent, *self.hidden)
+        return (latent + self.chunk_dim, *self.hidden, self.chunk_size)
+
+    # ------------------------------------------------------------------ where it starts
+
+    def initial(self, spec: ParameterSpec, seed: int) -> Tensor:
+        """(theta_spec(spec).numel,) a theta under which the weights made have the variances that layers are usually begun with, 2 / fan_in of
+        weights and 1 / (3 fan_in) of biases, while scales are 1 and shifts 0: hyperfan-in of Chang, Flokas and Lipson (2020, "Principled weight
+        initialization for hypernetworks").
+
+        Hidden layers start as He et al. (2015) have them, biases at 0. How large the last of them is, is measured, not derived, so that
+        it holds for any activation and however narrow they are; the perturbation's variance is taken off. A chunk cannot tell its tensors apart
+        and has their mean variance, by the length of its embedding, where the activation is ReLU.
+        """
+        layout = self.theta_spec(spec)
+        theta = torch.zeros(layout.numel)
+        parameters = layout.unflatten(theta)
+        sizes = self._sizes(spec)
+        for index in range(len(self.hidden)):
+            gain = 2 if index and self.activation == "relu" else 1
+            weight = parameters[f"layers.{index}.weight"]
+            weight.copy_(_normal(math.sqrt(gain / sizes[index]), weight.shape, seed, "layer", index))
+        z = self.latent_std * _normal(1, (DRAWS, self._latent(spec)), seed, "measured noise")
+        if self.chunk_size is None:
+            size = self._hidden(parameters, z).square().mean().item()
+            self._start_rows(theta[layout.body :].view(layout.outputs, -1), spec, size, seed)
+        else:
+            self._start_chunks(theta, layout, spec, z, seed)
+        return theta
+
+    def _start_rows(self, rows: Tensor, spec: ParameterSpec, size: float, seed: int) -> None:
+        """size: mean square of the units in the last hidden layer."""
+        inputs = rows.shape[1] - 1
+        for kind, fan_in, start, stop in spec.blocks():
+            std = math.sqrt(self._own(kind, fan_in) / (inputs * size))
+            rows[start:stop, :-1] = _normal(std, (stop - start, inputs), seed, "output", start)
+            rows[start:stop, -1] = float(kind == "scale")
+
+    def _start_chunks(self, theta: Tensor, layout: ParameterSpec, spec: ParameterSpec, z: Tensor, seed: int) -> None:
+        assert self.chunk_size is not None
+        embeddings = self._embeddings(theta, layout)
+        each = torch.cat([torch.full((stop - start,), self._own(k, f)) for k, f, start, stop in spec.blocks()])
+        wanted = torch.stack([part.mean() for part in each.split(self.chunk_size)])
+        wanted = wanted.clamp(min=LEAST_SHARE * wanted.mean())
+        # Noise and embedding together are as large as the chunk wants it; the noise, in all chunks the same, is half of the smallest.
+        noise = z.shape[1] * self.latent_std**2
+        for chunk, share in enumerate((2 * wanted / wanted.min() - 1).tolist()):
+            drawn = _normal(1, (self.chunk_dim,), seed, "chunk", chunk)
+            embeddings[chunk] = drawn * (math.sqrt(noise * share) / drawn.norm())
+        parameters = layout.unflatten(theta)
+        last = self._last_hidden(parameters, z, embeddings)
+        weight = parameters[f"layers.{len(self.hidden)}.weight"]
+        std = math.sqrt(wanted.mean().item() / (weight.shape[1] * last.square().mean().item()))
+        weight.copy_(_normal(std, weight.shape, seed, "output"))
+
+    def _own(self, kind: Kind, fan_in: int) -> float:
+        """Variance of a weight at the start that the generator itself makes."""
+        if kind in ("scale", "shift"):
+            return 0.0
+        wanted = 2 / fan_in if kind == "weight" else 1 / (3 * fan_in)
+        return max(wanted - (self.perturbation * self.latent_std) ** 2, LEAST_SHARE * wanted)
+
+    # ------------------------------------------------------------------ divergence from the prior
+
+    def prior_kl(self, theta: Tensor, spec: ParameterSpec, variance: float, weights: Tensor) -> Tensor:
+        raise NotImplementedError(
+            "the density of an implicit posterior is unknown: the learner must estimate its divergence from the prior, by "
+            f"estimator = {self.estimator!r}"
+        )
+
+    def moments(self, theta: Tensor) -> None:
+        return None
+
+    def score(self, points: Tensor, samples: Tensor) -> Tensor:
+        """grad log q at points (n, numel) from samples (m, numel), by the options of the estimator "stein"."""
+        return stein_score(points, samples, self.bandwidth, self.keep)
+
+    def ratio(
+        self, spec: ParameterSpec, optimiser: Optimiser | None = None, device: Device = CPU, seed: int = 0
+    ) -> AdversarialRatio:
+        """A fresh discriminator, by the options of the estimator "adversarial"."""
+        return AdversarialRatio(
+            spec.numel,
+            self.discriminator,
+            self.discriminator_activation,
+            self.batch_stats,
+            optimiser,
+            device,
+            seed,
+        )
+
+
+class _Shapes(nn.Module):
+    """The parameters of a generator, without numbers, in the order of theta."""
+
+    def __init__(self, sizes: Sequence[int], chunks: int | None, chunk_dim: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b, device="meta") for a, b in pairwise(sizes))
+        if chunks is None:
+            self.head = Head(sizes[-1], 1, seed=0)
+        else:
+            # One by one, so that a hypernetwork that has made some of them can be asked for more.
+            self.chunks = nn.ParameterList(torch.empty(chunk_dim, device="meta") for _ in range(chunks))
+
+
+@lru_cache(maxsize=16)  # asked for at every step
+def _layout(sizes: tuple[int, ...], numel: int, chunks: int | None, chunk_dim: int) -> ParameterSpec:
+    spec = ParameterSpec(_Shapes(sizes, chunks, chunk_dim))
+    return spec.with_outputs(numel) if chunks is None else spec
+
+
+def _layer(parameters: dict[str, Tensor], index: int) -> tuple[Tensor, Tensor]:
+    return parameters[f"layers.{index}.weight"], parameters[f"layers.{index}.bias"]
+
+
+def _normal(std: float, shape: Sequence[int], seed: int, *where: object) -> Tensor:
+    return std * torch.randn(*shape, generator=generator(seed, "implicit posterior", *where))

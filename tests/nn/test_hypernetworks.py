@@ -1,0 +1,429 @@
+"""What hypernetworks make at the start, what belongs to a task or a place alone, and growth that equals having been made whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from reverie.checks import OptionsError
+from reverie.nn.hypernetworks import ACTIVATIONS, LEAST, Chunked, ChunkedModule, Full, Hypernet, HypernetworkOptions
+from reverie.nn.networks import Head, Linear
+from reverie.nn.parameters import ParameterSpec
+from reverie.solvers.classifier import EncoderAndHead
+
+VARIANCES = (0.003, 0.083)
+INPUTS, WIDTH, OUTPUTS = 6, 8, 4
+NUMEL = (INPUTS + 1) * WIDTH + (WIDTH + 1) * OUTPUTS  # 92
+SIZE = 13  # of a chunk: the last has 12 too much
+
+
+def network(outputs: int = OUTPUTS, inputs: int = INPUTS, width: int = WIDTH) -> EncoderAndHead:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        encoder = nn.Sequential(nn.Flatten(), Linear(inputs, width), nn.ReLU())
+    return EncoderAndHead(encoder, Head(width, outputs, seed=3))
+
+
+OPTIONS: dict[str, HypernetworkOptions] = {
+    "full": Full(hidden=(5,), task_dim=3),
+    "full linear": Full(task_dim=3, init="xavier"),
+    "full xavier": Full(hidden=(5, 4), activation="tanh", task_dim=3, init="xavier"),
+    "full gaussian": Full(hidden=(5,), task_dim=3, init="gaussian"),
+    "chunked": Chunked(SIZE, hidden=(7, 5), task_dim=3, chunk_dim=4),
+    "chunked linear": Chunked(SIZE, task_dim=3, chunk_dim=4),
+    "chunked gaussian": Chunked(SIZE, hidden=(7,), activation="sigmoid", task_dim=3, chunk_dim=4, init="gaussian"),
+    "chunks of a task": Chunked(SIZE, hidden=(7,), task_dim=3, chunk_dim=4, chunks_per_task=True),
+}
+CHUNKED = [name for name, options in OPTIONS.items() if isinstance(options, Chunked)]
+
+
+def made(
+    options: HypernetworkOptions,
+    tasks: int = 0,
+    *,
+    main: nn.Module | None = None,
+    variances: Sequence[float] = VARIANCES,
+    seed: int = 0,
+) -> Hypernet:
+    main = main or network()
+    spec = ParameterSpec(main)
+    hypernet = options.make(spec, variances, spec.flatten(main), seed)
+    for _ in range(tasks):
+        hypernet.add_task()
+    return hypernet
+
+
+def grown(hypernet: Hypernet, outputs: int) -> Hypernet:
+    main = network(outputs)
+    spec = ParameterSpec(main)
+    hypernet.grow(spec, spec.flatten(main))
+    return hypernet
+
+
+def shaken(hypernet: Hypernet, seed: int = 9) -> Hypernet:
+    """As after some training: no weight is where it started, none is 0."""
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in hypernet.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=rng))
+    return hypernet
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def assert_same_weights(left: nn.Module, right: nn.Module) -> None:
+    ours, theirs = left.state_dict(), right.state_dict()
+    assert list(ours) == list(theirs)
+    for name in ours:
+        assert torch.equal(ours[name], theirs[name]), name
+
+
+@pytest.fixture(params=sorted(OPTIONS))
+def options(request: pytest.FixtureRequest) -> HypernetworkOptions:
+    return OPTIONS[request.param]
+
+
+# ------------------------------------------------------------------------------- what holds for every kind
+
+
+def test_each_task_has_its_row_in_the_order_asked_for(options: HypernetworkOptions) -> None:
+    hypernet = shaken(made(options, 3))
+    every = hypernet([0, 1, 2])
+    assert every.shape == (3, 2, NUMEL)
+    assert every.isfinite().all()
+    assert (every[0] - every[1]).abs().max() > 1e-2
+    torch.testing.assert_close(hypernet([2, 0]), every[[2, 0]], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(hypernet([1]), every[[1]], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_there_are_as_many_parts_as_variances(options: HypernetworkOptions, parts: int) -> None:
+    hypernet = shaken(made(options, 1, variances=(0.01,) * parts))
+    (row,) = hypernet([0])
+    assert row.shape == (parts, NUMEL)
+    assert all((row[i] - row[j]).abs().max() > 1e-2 for i in range(parts) for j in range(i))
+
+
+def test_the_seed_decides_all_and_nothing_else_does(options: HypernetworkOptions) -> None:
+    first = made(options, 2)
+    torch.randn(17)  # the global generator is not asked, and not moved
+    before = torch.get_rng_state()
+    again, other = made(options, 2), made(options, 2, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert_same_weights(first, again)
+    for (name, mine), theirs in zip(first.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(mine, theirs) == (not mine.any()), name  # all that is drawn differs, what starts at 0 does not
+
+
+def test_an_embedding_changes_its_own_task_and_no_other(options: HypernetworkOptions) -> None:
+    hypernet = shaken(made(options, 3))
+    before = hypernet([0, 1, 2])
+    with torch.no_grad():
+        hypernet.of(1)["embedding"].add_(1)
+    after = hypernet([0, 1, 2])
+    assert torch.equal(after[[0, 2]], before[[0, 2]])
+    assert ((after[1] - before[1]).abs() > 0).all(dim=1).any()
+    assert (after[1] - before[1]).abs().amax(dim=1).min() > 1e-3  # in each part
+
+
+def test_gradients_reach_the_embedding_of_the_task_and_all_that_is_shared(options: HypernetworkOptions) -> None:
+    hypernet = shaken(made(options, 2))
+    made_of_both = hypernet([0, 1])
+    made_of_both[1].square().sum().backward()
+    for name, parameter in hypernet.named_parameters():
+        assert parameter.grad is not None
+        if name.startswith("own.0."):
+            assert not parameter.grad.any(), name
+        else:
+            assert parameter.grad.any(), name
+
+
+def test_a_task_added_later_starts_as_one_added_earlier(options: HypernetworkOptions) -> None:
+    early = grown(made(options, 3), OUTPUTS + 2)
+    late = made(options, 1)
+    grown(late, OUTPUTS + 2)
+    late.add_task()
+    late.add_task()
+    assert late.tasks == 3
+    assert_same_weights(early, late)
+
+
+def test_a_task_that_joins_moves_nothing_that_is_there(options: HypernetworkOptions) -> None:
+    hypernet = shaken(made(options, 1))
+    before, names = hypernet([0]), [name for name, _ in hypernet.named_parameters()]
+    hypernet.add_task()
+    assert torch.equal(hypernet([0]), before)
+    after = [name for name, _ in hypernet.named_parameters()]
+    assert after[: len(names)] == names  # what joins comes last, where an optimiser that lives on expects it
+    assert all(name.startswith("own.1.") for name in after[len(names) :])
+
+
+@pytest.mark.parametrize("steps", [[OUTPUTS + 1, OUTPUTS + 2, OUTPUTS + 9], [OUTPUTS + 9]])
+def test_a_head_grown_bit_by_bit_equals_one_made_whole(options: HypernetworkOptions, steps: list[int]) -> None:
+    hypernet = made(options, 2)
+    for outputs in steps:
+        grown(hypernet, outputs)
+    whole = made(options, 2, main=network(steps[-1]))
+    assert_same_weights(hypernet, whole)
+    assert hypernet([0, 1]).shape == (2, 2, NUMEL + 9 * (WIDTH + 1))
+    assert torch.equal(hypernet([0, 1]), whole([0, 1]))
+
+
+def test_growth_keeps_what_was_learnt(options: HypernetworkOptions) -> None:
+    hypernet = shaken(made(options, 2))
+    before = hypernet([0, 1])
+    after = grown(hypernet, OUTPUTS + 5)([0, 1])
+    torch.testing.assert_close(after[..., :NUMEL], before, rtol=1e-5, atol=1e-6)
+
+
+def test_weights_can_be_put_into_a_twin(options: HypernetworkOptions) -> None:
+    hypernet = shaken(grown(made(options, 2), OUTPUTS + 1))
+    twin = grown(made(options, 2, seed=8), OUTPUTS + 1)
+    twin.load_state_dict(hypernet.state_dict())
+    assert torch.equal(twin([1, 0]), hypernet([1, 0]))
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_multiplications_are_those_that_are_done(options: HypernetworkOptions, tasks: int) -> None:
+    hypernet = made(options, tasks)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        hypernet(range(tasks))
+    assert hypernet.multiplications(tasks) == counter.get_total_flops() / 2 > 0
+
+
+@pytest.mark.parametrize("std", [0.1, 2.0])
+@pytest.mark.parametrize("kind", [Full, Chunked])
+def test_embeddings_of_tasks_have_the_deviation_that_is_set(kind: type, std: float) -> None:
+    hypernet = made(kind(task_dim=4000, task_std=std, **({"chunk_size": SIZE} if kind is Chunked else {})), 2)
+    for task in range(2):
+        embedding = hypernet.of(task)["embedding"]
+        assert embedding.std().item() == pytest.approx(std, rel=5 / math.sqrt(2 * 4000))
+        assert abs(embedding.mean().item()) < 5 * std / math.sqrt(4000)
+    one, two = (hypernet.of(task)["embedding"] for task in range(2))
+    assert abs(torch.corrcoef(torch.stack([one, two]))[0, 1].item()) < 5 / math.sqrt(4000)
+
+
+# ------------------------------------------------------------------------------------------------- full
+
+
+def test_the_means_start_as_the_main_networks_own_parameters() -> None:
+    main = network()
+    hypernet = made(Full(hidden=(5,), init="main"), 2, main=main)
+    spec = ParameterSpec(main)
+    for task in range(2):
+        mean = hypernet([task])[0, 0]
+        assert torch.equal(mean, spec.flatten(main))
+        for name, value in spec.unflatten(mean).items():
+            assert torch.equal(value, main.get_parameter(name))
+
+
+def test_new_outputs_start_as_the_main_networks_own_and_what_was_learnt_stays() -> None:
+    hypernet = shaken(made(Full(init="main"), 1))
+    learnt = hypernet([0])
+    main = network(OUTPUTS + 2)
+    after = grown(hypernet, OUTPUTS + 2)([0])
+    assert torch.equal(after[0, 0, NUMEL:], ParameterSpec(main).flatten(main)[NUMEL:])
+    torch.testing.assert_close(after[..., :NUMEL], learnt)
+
+
+@pytest.mark.parametrize("init", ["main", "gaussian"])
+def test_each_part_varies_at_the_start_as_its_family_says(init: str) -> None:
+    main = network(inputs=60, width=100)
+    (theta,) = made(Full(init=cast(Any, init)), 1, main=main)([0])
+    n = theta.shape[1]
+    for part, variance in enumerate(VARIANCES):
+        if part == 0 and init == "main":
+            continue
+        assert theta[part].square().mean().item() == pytest.approx(variance, rel=5 * math.sqrt(2 / n))
+        assert abs(theta[part].mean().item()) < 5 * math.sqrt(variance / n)
+    assert abs(torch.corrcoef(theta)[0, 1].item()) < 5 / math.sqrt(n)
+
+
+def test_xavier_sees_each_tensor_as_a_layer_of_its_own() -> None:
+    main = network(inputs=50, width=40)
+    hypernet = made(Full(hidden=(30,), init="xavier"), main=main)
+    for _, _, start, stop in ParameterSpec(main).blocks():
+        bound = math.sqrt(6 / (30 + stop - start))
+        for part in range(2):
+            rows = cast(Tensor, hypernet.weight)[part, start:stop]
+            assert 0.8 * bound < rows.abs().max() <= bound
+    assert not cast(Tensor, hypernet.bias).any()
+
+
+# ---------------------------------------------------------------------------------------------- chunked
+
+
+def assembled(hypernet: ChunkedModule, task: int) -> Tensor:
+    """(parts, numel), chunk after chunk, as it is written down."""
+    parts = []
+    for part in range(len(hypernet.variances)):
+        chunks = hypernet.common if hypernet.common is not None else hypernet.of(task)["chunks"]
+        pieces = []
+        for embedding in chunks[part]:
+            h = torch.cat([hypernet.of(task)["embedding"], embedding])
+            for layer in hypernet.layers[:-1]:
+                h = ACTIVATIONS[hypernet.options.activation](layer(h))
+            pieces.append(hypernet.layers[-1](h))
+        parts.append(torch.cat(pieces)[: hypernet.spec.numel])
+    return torch.stack(parts)
+
+
+@pytest.mark.parametrize("size", [SIZE, 23, 46, 91, NUMEL, 1])
+@pytest.mark.parametrize("name", CHUNKED)
+def test_chunks_are_put_together_in_order_and_the_surplus_is_cut(name: str, size: int) -> None:
+    options = cast(Chunked, OPTIONS[name]).clone().set_params(chunk_size=size)
+    hypernet = cast(ChunkedModule, shaken(made(options, 2)))
+    assert hypernet.count == math.ceil(NUMEL / size)
+    found = hypernet([1, 0])
+    for row, task in enumerate([1, 0]):
+        torch.testing.assert_close(found[row], assembled(hypernet, task), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CHUNKED)
+@pytest.mark.parametrize(("part", "chunk"), [(0, 0), (1, 3), (0, 7), (1, 7)])
+def test_the_embedding_of_a_chunk_changes_that_chunk_of_that_part_alone(name: str, part: int, chunk: int) -> None:
+    hypernet = cast(ChunkedModule, shaken(made(OPTIONS[name], 2)))
+    chunks = hypernet.common if hypernet.common is not None else cast(nn.Parameter, hypernet.of(0)["chunks"])
+    before = hypernet([0, 1])
+    with torch.no_grad():
+        chunks[part, chunk] += 1
+    changed = (hypernet([0, 1]) != before).nonzero()
+    assert set(changed[:, 1].tolist()) == {part}
+    places = set(changed[:, 2].tolist())
+    mine = set(range(chunk * SIZE, min((chunk + 1) * SIZE, NUMEL)))
+    assert places <= mine
+    assert len(places) > len(mine) / 2
+    assert set(changed[:, 0].tolist()) == ({0} if hypernet.common is None else {0, 1})
+
+
+def test_chunk_embeddings_of_a_task_are_its_own() -> None:
+    hypernet = cast(ChunkedModule, made(OPTIONS["chunks of a task"], 2))
+    shared = cast(ChunkedModule, made(OPTIONS["chunked"], 2))
+    assert hypernet.common is None
+    one, two = (hypernet.of(task)["chunks"] for task in range(2))
+    assert one.shape == two.shape == (2, 8, 4)
+    assert (one != two).all()
+    assert set(shared.of(0).keys()) == {"embedding"}
+    assert cast(nn.Parameter, shared.common).shape == (2, 8, 4)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_chunk_embeddings_have_the_deviation_that_is_set(own: bool) -> None:
+    options = Chunked(1, chunk_dim=200, chunk_std=0.3, chunks_per_task=own)
+    hypernet = cast(ChunkedModule, made(options, 1))
+    chunks = hypernet.of(0)["chunks"] if own else cast(nn.Parameter, hypernet.common)
+    assert chunks.std().item() == pytest.approx(0.3, rel=5 / math.sqrt(2 * chunks.numel()))
+    flat = chunks.flatten(0, 1)
+    assert len({tuple(row[:4].tolist()) for row in flat}) == len(flat)  # no two are drawn alike
+
+
+@pytest.mark.parametrize("init", ["xavier", "gaussian"])
+def test_layers_start_within_their_bounds_and_without_biases(init: str) -> None:
+    options = Chunked(80, hidden=(50, 70), task_dim=20, chunk_dim=30, init=cast(Any, init))
+    hypernet = cast(ChunkedModule, made(options))
+    for layer, (inputs, outputs) in zip(hypernet.layers, [(50, 50), (50, 70), (70, 80)], strict=True):
+        bound = math.sqrt(6 / (inputs + outputs)) if init == "xavier" else math.sqrt(3 / inputs)
+        assert 0.97 * bound < layer.weight.abs().max() <= bound
+        assert not layer.bias.any()
+
+
+def test_gaussian_chunks_vary_at_the_start_as_the_family_says() -> None:
+    options = Chunked(200, task_dim=16, task_std=0.02, chunk_dim=48, init="gaussian")
+    main = network(inputs=100, width=400)
+    (theta,) = made(options, 1, main=main)([0])
+    for part, variance in enumerate(VARIANCES):
+        assert theta[part].var().item() == pytest.approx(variance, rel=0.08)
+
+
+def test_gaussian_chunks_of_loud_tasks_vary_as_little_as_they_can() -> None:
+    """Where embeddings of tasks alone already vary too much."""
+    options = Chunked(4, task_dim=16, task_std=1.0, chunk_dim=48, init="gaussian")
+    hypernet = cast(ChunkedModule, made(options, 1))
+    chunks = cast(nn.Parameter, hypernet.common)
+    assert chunks.var().item() == pytest.approx(LEAST, rel=5 * math.sqrt(2 / chunks.numel()))
+
+
+@pytest.mark.parametrize(
+    "options", [Chunked(), Chunked(hidden=(10, 10)), Chunked(chunk_dim=8, task_dim=4), Chunked(chunks_per_task=True)]
+)
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("width", [40, 61, 97])
+def test_a_size_of_its_own_makes_the_hypernetwork_no_larger_than_what_it_makes(
+    options: Chunked, parts: int, width: int
+) -> None:
+    main = network(inputs=300, width=width)
+    outputs = parts * ParameterSpec(main).numel
+    assert 0.7 * outputs < count(made(options, 1, main=main, variances=VARIANCES[:parts])) <= outputs
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(2_000, 100_000), st.integers(1, 2))
+def test_of_the_sizes_that_fit_the_largest_is_taken(numel: int, parts: int) -> None:
+    options = Chunked(hidden=(9,), task_dim=5, chunk_dim=7)
+
+    def parameters(chunks: int) -> int:
+        """With chunks as small as so many need to be."""
+        size = math.ceil(numel / chunks)
+        return 5 + parts * math.ceil(numel / size) * 7 + (5 + 7 + 1) * 9 + (9 + 1) * size
+
+    chunks = math.ceil(numel / options.fitting_size(numel, parts))
+    assert parameters(chunks) <= parts * numel
+    assert all(parameters(fewer) > parts * numel for fewer in range(1, chunks))
+
+
+def test_where_no_size_fits_the_hypernetwork_is_as_small_as_can_be() -> None:
+    main = network()
+    sizes = [size for size in range(1, NUMEL + 1)]
+    counts = [count(made(Chunked(size), 1, main=main)) for size in sizes]
+    automatic = made(Chunked(), 1, main=main)
+    assert min(counts) > 2 * NUMEL
+    assert count(automatic) == min(counts)
+
+
+def test_a_chunk_larger_than_the_output_is_refused_with_the_number() -> None:
+    made(Chunked(NUMEL))
+    with pytest.raises(OptionsError, match=r"chunk_size = 93: larger than the 92 parameters .* 'full'"):
+        made(Chunked(NUMEL + 1))
+
+
+def test_a_growing_head_fills_the_surplus_of_the_last_chunk_before_it_asks_for_another() -> None:
+    main = network()
+    hypernet = cast(ChunkedModule, shaken(made(Chunked(100 - 8, task_dim=3, chunk_dim=4), 1)))
+    assert hypernet.count == 1
+    twin = cast(ChunkedModule, shaken(made(Chunked(NUMEL - 1, task_dim=3, chunk_dim=4), 1)))
+    assert twin.count == 2  # one place is used, all but one are not
+    embeddings = cast(nn.Parameter, twin.common).detach().clone()
+    whole = assembled_without_cut(twin)
+    grown(twin, OUTPUTS + 1)
+    assert torch.equal(cast(nn.Parameter, twin.common), embeddings)
+    torch.testing.assert_close(twin([0])[0], whole[:, : NUMEL + WIDTH + 1], rtol=1e-5, atol=1e-5)
+    grown(hypernet, OUTPUTS + 1)
+    assert hypernet.count == 2
+    assert ParameterSpec(main).numel == NUMEL
+
+
+def assembled_without_cut(hypernet: ChunkedModule) -> Tensor:
+    longer = hypernet.spec
+    try:
+        hypernet.spec = longer.with_outputs(10 * OUTPUTS)
+        return assembled(hypernet, 0)
+    finally:
+        hypernet.spec = longer
+
+
+def test_options_out_of_range_are_refused() -> None:
+    for wrong in ({"chunk_size": 0}, {"hidden": (4, 0)}, {"task_dim": 0}, {"chunk_std": 0.0}, {"init": "main"}):
+        with pytest.raises(OptionsError, match=next(iter(wrong))):
+            Chunked(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(OptionsError, match="activation"):
+        Full(activation="softmax")  # type: ignore[arg-type]
