@@ -19,6 +19,7 @@ from reverie.metrics import (
     forward_transfer,
     learning_accuracy,
     summary,
+    task_summary,
 )
 
 N = None
@@ -207,3 +208,64 @@ def test_further_measures_where_they_are_undefined() -> None:
     assert metrics.relative_forgetting(np.zeros((2, 2))) is None
     assert metrics.average_anytime_accuracy([]) is None
     assert metrics.minimum_accuracy([[None]], [0]) is None
+
+
+# ------------------------------------------------------------------------------------------ what is known of the task
+
+KNOWN: dict[str, list[list[float | None]]] = {
+    "task_agnostic": [[0.5, N, N], [0.4, 0.6, N], [0.1, 0.2, 0.3]],
+    "task_given": [[1.0, N, N], [0.9, 0.8, N], [0.6, 0.7, 0.9]],
+    "inferred_by_entropy": [[1.0, N, N], [0.8, 0.7, N], [0.3, 0.4, 0.8]],
+    "inferred_by_entropy_in_batches": [[1.0, N, N], [0.9, 0.8, N], [0.6, 0.6, 0.9]],
+    "task_found_by_entropy": [[1.0, N, N], [0.9, 0.7, N], [0.4, 0.5, 0.9]],
+    "task_found_by_agreement": [[1.0, N, N], [0.9, 0.7, N], [0.2, 0.2, 0.2]],
+}
+
+
+def test_what_is_known_of_the_task_by_hand() -> None:
+    found = task_summary(KNOWN)
+    assert found == {
+        "tgiven_during": pytest.approx((1.0 + 0.8 + 0.9) / 3),
+        "tgiven_final": pytest.approx((0.6 + 0.7 + 0.9) / 3),
+        "tinfer_final": {"entropy": pytest.approx(0.5), "entropy_in_batches": pytest.approx(0.7)},
+        "task_inference_accuracy": {"entropy": pytest.approx(0.6), "agreement": pytest.approx(0.2)},
+    }
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_a_learner_without_a_model_a_task_infers_none() -> None:
+    found = task_summary({"task_agnostic": KNOWN["task_agnostic"], "task_given": KNOWN["task_given"]})
+    assert found["tgiven_final"] == pytest.approx((0.6 + 0.7 + 0.9) / 3)
+    assert found["tinfer_final"] is None
+    assert found["task_inference_accuracy"] is None
+
+
+@pytest.mark.parametrize("matrices", [{}, {"task_agnostic": [[0.5]]}, {"task_given": [], "inferred_by_entropy": []}])
+def test_without_matrices_nothing_is_known_of_the_task(matrices: dict[str, list[list[float | None]]]) -> None:
+    assert set(task_summary(matrices)) == {
+        "tgiven_during",
+        "tgiven_final",
+        "tinfer_final",
+        "task_inference_accuracy",
+    }
+    assert set(task_summary(matrices).values()) == {None}
+
+
+def test_a_test_set_without_a_model_of_its_own_yet_leaves_the_final_values_undefined() -> None:
+    """As in a run that ended early, or where some test set was not asked."""
+    early = {name: rows[:2] for name, rows in KNOWN.items()}
+    found = task_summary(early)
+    assert found["tgiven_during"] is None
+    assert found["tgiven_final"] is None
+    assert found["tinfer_final"] == {"entropy": None, "entropy_in_batches": None}
+    assert found["task_inference_accuracy"] == {"entropy": None, "agreement": None}
+
+
+def test_one_task_is_known_during_and_in_the_end_alike() -> None:
+    found = task_summary({"task_given": [[0.8]], "inferred_by_entropy": [[0.8]], "task_found_by_entropy": [[1.0]]})
+    assert found == {
+        "tgiven_during": 0.8,
+        "tgiven_final": 0.8,
+        "tinfer_final": {"entropy": 0.8},
+        "task_inference_accuracy": {"entropy": 1.0},
+    }

@@ -58,7 +58,7 @@ def weights(ratio: AdversarialRatio) -> list[Tensor]:
 
 @pytest.mark.parametrize(
     ("adaptive", "batch_stats", "references"),
-    [(False, False, 256), (True, False, 256), (True, True, 256), (False, False, 64)],
+    [(False, False, 256), (True, False, 256), (True, True, 256), (False, False, 128)],
     ids=["prior", "contrast", "contrast and batch statistics", "fewer references than samples"],
 )
 def test_the_divergence_of_two_gaussians_is_estimated(adaptive: bool, batch_stats: bool, references: int) -> None:

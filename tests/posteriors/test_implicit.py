@@ -124,10 +124,19 @@ def test_the_perturbation_reaches_every_weight_and_shares_the_generators_noise()
     theta, noise = drawn(posterior, 64)
     moved = posterior.sample(theta, SPEC, noise) - still.sample(theta, SPEC, noise)
     assert torch.allclose(moved, 0.5 * noise, atol=1e-6)
-    # With more samples than weights in general position all directions are reached; without it, no more than the hidden units allow.
+    # Of more samples than weights, all directions are reached; without it, no more than the ten hidden units and the bias allow.
     many = posterior.noise(300, SPEC, generator("many"))
     ranks = [int(torch.linalg.matrix_rank(p.sample(theta, SPEC, many).double(), rtol=1e-5)) for p in (posterior, still)]
-    assert ranks == [206, 11]
+    assert ranks[0] == 206
+    assert ranks[1] <= 11
+
+
+def test_weights_are_float32_where_a_network_runs_in_bf16() -> None:
+    posterior = Implicit()
+    theta, noise = drawn(posterior, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        weights = posterior.sample(theta, SPEC, noise)
+    assert torch.equal(weights, posterior.sample(theta, SPEC, noise))
 
 
 def test_the_noise_is_as_wide_as_asked() -> None:
@@ -278,7 +287,7 @@ def test_the_start_depends_on_the_seed_alone_and_is_kept_for_what_was_there() ->
 def test_the_divergence_has_no_formula() -> None:
     posterior = Implicit(estimator="adversarial")
     theta, noise = drawn(posterior, 2)
-    with pytest.raises(NotImplementedError, match="learner must estimate .* estimator = 'adversarial'"):
+    with pytest.raises(NotImplementedError, match=r"learner must estimate .* estimator = 'adversarial'"):
         posterior.prior_kl(theta, SPEC, 1.0, posterior.sample(theta, SPEC, noise))
 
 
@@ -310,11 +319,10 @@ def fitted(posterior: Implicit, variance: float, steps: int) -> Tensor:
         return samples(2000, "test")
 
 
-@pytest.mark.parametrize("estimator", ["stein", "adversarial"])
-def test_either_estimator_brings_it_to_the_prior(estimator: str) -> None:
+@pytest.mark.parametrize("estimator", [{"estimator": "stein", "keep": 1.0}, {"estimator": "adversarial"}], ids=str)
+def test_either_estimator_brings_it_to_the_prior(estimator: dict[str, Any]) -> None:
     """From a mean square of 1 for weights and 0.17 for the bias to 4 for all."""
-    options: dict[str, Any] = {"latent_dim": 3, "hidden": (20,), "activation": "tanh", "estimator": estimator}
-    weights = fitted(Implicit(**options), variance=4.0, steps=500)
+    weights = fitted(Implicit(latent_dim=3, hidden=(20,), activation="tanh", **estimator), variance=4.0, steps=500)
     assert weights.mean(dim=0).abs().max() < 0.5
     assert torch.allclose(weights.std(dim=0), torch.full((3,), 2.0), rtol=0.25)
 

@@ -367,4 +367,6 @@ class HypernetworkOptions(Protocol):
     def make(self, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int) -> Hypernet: ...
 
 
-HYPERNETWORKS = Table("hypernetwork", HypernetworkOptions, {"full": Full, "chunked": Chunked})
+HYPERNETWORKS = Table(
+    "hypernetwork", HypernetworkOptions, {"chunked": Chunked, "full": Full, "separate": Separate, "single": Single}
+)

@@ -55,9 +55,9 @@ class AdversarialRatio:
 
         - E_q[log sigmoid(D(w))] - E_r[log sigmoid(-D(w))]
 
-    D is just this. Each weight vector is one row of the network's input. With ``batch_stats`` the mean of the rows it came with is joined to it, and D
-    is the ratio for both together; the larger the batch the more its mean alone gives away, so that without a contrast of q's own mean
-    D is far larger than the ratio for one vector.
+    D is just this. Each weight vector is one row of the network's input. With ``batch_stats`` the mean of the rows it came with is joined
+    to it, and D is the ratio for both together: the larger the batch the more its mean alone gives away, so that without a contrast with
+    q's own mean D is far larger than the ratio for one vector.
     """
 
     def __init__(

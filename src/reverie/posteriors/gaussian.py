@@ -59,8 +59,11 @@ class MeanField(PosteriorFamily):
             raise OptionsError(
                 "local = True: local reparametrisation is for chains of linear layers; use an MLP, or local = False"
             )
-        mean = ensemble.spec.unflatten(theta[0])
-        variance = ensemble.spec.unflatten(softplus(theta[1] + self.offset).square())
+        both = torch.stack([theta[0], softplus(theta[1] + self.offset).square()])
+        # Contiguous: the fast product takes a bias of a larger vector for one that lies by itself.
+        mean, variance = (
+            {name: value.contiguous() for name, value in ensemble.spec.unflatten(part).items()} for part in both
+        )
         h = x.flatten(1)
         for prefix, layer in ensemble.chain:
             if not isinstance(layer, nn.Linear | Head):

@@ -20,21 +20,19 @@ from reverie.nn.matmul import linear
 from reverie.nn.networks import Head
 from reverie.nn.optimisers import Optimiser
 from reverie.nn.parameters import Kind, ParameterSpec
-from reverie.options import Part
 from reverie.posteriors.adversarial import AdversarialRatio
+from reverie.posteriors.family import PosteriorFamily
 from reverie.posteriors.stein import stein_score
 from reverie.seeding import generator
 
 Width = Annotated[int, Field(gt=0)]
 
 DRAWS = 1000  # of the noise, from which the sizes of hidden units at the start are measured
-LEAST_SHARE = (
-    0.1  # of a weight's variance at the start that the generator makes itself, however much the perturbation adds
-)
+LEAST_SHARE = 0.1  # of a weight's first variance that the generator makes, however much the perturbation adds
 
 
 @dataclass(eq=False, repr=False)
-class Implicit(Part):
+class Implicit(PosteriorFamily):
     """weights = h(z_1 .. z_n; theta) + perturbation * z, z ~ N(0, latent_std^2) with as many numbers as weights; h is the generator network, of
     which the first n = latent_dim numbers are the input, and theta the vector of its own weights (``theta_spec``).
 
@@ -70,7 +68,12 @@ class Implicit(Part):
     ] = "median"
     keep: Annotated[
         float,
-        Field(gt=0, le=1, description="share of the kernel's eigenvalues that are used (estimator: stein)"),
+        Field(
+            gt=0,
+            le=1,
+            description="share of the kernel's eigenvalues used: with less, directions in which samples differ little are missed, and shrink "
+            "(estimator: stein)",
+        ),
     ] = 0.99
     stein_samples: Annotated[
         int, Field(gt=0, description="weight samples that the score is estimated from (estimator: stein)")
@@ -108,10 +111,6 @@ class Implicit(Part):
             f"perturbation = {self.perturbation}: a generator that sees as many numbers as it makes needs none; set perturbation = 0, or latent_dim",
         )
 
-    @property
-    def deterministic(self) -> bool:
-        return False
-
     # ------------------------------------------------------------------ the generator
 
     def theta_spec(self, spec: ParameterSpec) -> ParameterSpec:
@@ -128,9 +127,10 @@ class Implicit(Part):
         return self.latent_std * torch.randn(n, spec.numel, generator=rng, device=rng.device)
 
     def sample(self, theta: Tensor, spec: ParameterSpec, noise: Tensor) -> Tensor:
-        z = noise[:, : self._latent(spec)]
-        layout = self.theta_spec(spec)
-        made = (self._whole if self.chunk_size is None else self._chunked)(theta[0], layout, z)[:, : spec.numel]
+        z, layout = noise[:, : self._latent(spec)], self.theta_spec(spec)
+        make = self._whole if self.chunk_size is None else self._chunked
+        with torch.autocast(theta.device.type, enabled=False):  # weights are float32, whatever is made of them
+            made = make(theta[0], layout, z)[:, : spec.numel]
         return torch.add(made, noise, alpha=self.perturbation) if self.perturbation else made
 
     def _whole(self, theta: Tensor, layout: ParameterSpec, z: Tensor) -> Tensor:
@@ -248,14 +248,11 @@ class Implicit(Part):
 
     # ------------------------------------------------------------------ divergence from the prior
 
-    def prior_kl(self, theta: Tensor, spec: ParameterSpec, variance: float, weights: Tensor) -> Tensor:
+    def prior_kl(self, theta: Tensor, spec: ParameterSpec, variance: float, weights: Tensor | None) -> Tensor:
         raise NotImplementedError(
             "the density of an implicit posterior is unknown: the learner must estimate its divergence from the prior, by "
             f"estimator = {self.estimator!r}"
         )
-
-    def moments(self, theta: Tensor) -> None:
-        return None
 
     def score(self, points: Tensor, samples: Tensor) -> Tensor:
         """grad log q at points (n, numel) from samples (m, numel), by the options of the estimator "stein"."""

@@ -25,7 +25,10 @@ def stein_score(
         grad log q(x) ~ sum_j beta_j psi_j(x)
 
     over the largest eigenvalues: those that together make up less than ``keep`` of the sum of all, the first in any case, and none
-    below ``floor`` times the largest, by which it would be divided. bandwidth: l, or "median", of the distances between samples.
+    below ``floor`` times the largest, by which it would be divided. What is left out is taken for a slope of 0: where samples differ far less
+    in one direction than in others, their score in it is only found with ``keep`` near 1.
+
+    bandwidth: l, or "median", of the distances between different samples.
     """
     with torch.no_grad():
         x, at = samples.double(), points.double()

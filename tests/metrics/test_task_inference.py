@@ -1,0 +1,137 @@
+"""The criteria against loops that are slow and plain, the tables of sure models, and decisions for many rows at once."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from reverie.metrics.task_inference import CRITERIA, agreement, confidence, entropy, in_batches
+
+sizes = st.tuples(st.integers(1, 4), st.integers(2, 5), st.integers(1, 5), st.integers(2, 6))
+
+
+def predictions(T: int, V: int, B: int, C: int, sharpness: float = 2.0, seed: int = 0) -> Tensor:
+    logits = torch.randn(T, V, B, C, generator=torch.Generator().manual_seed(seed))
+    return torch.softmax(sharpness * logits, dim=-1)
+
+
+def by_loop(name: str, probabilities: Tensor) -> list[list[float]]:
+    """scores[b][t]."""
+    T, V, B, C = probabilities.shape
+    p = probabilities.tolist()
+    scores = [[0.0] * T for _ in range(B)]
+    for b in range(B):
+        for t in range(T):
+            means = [math.fsum(p[t][v][b][c] for v in range(V)) / V for c in range(C)]
+            if name == "entropy":
+                scores[b][t] = math.fsum(m * math.log(m) for m in means if m > 0) / math.log(C)
+            elif name == "confidence":
+                scores[b][t] = max(means)
+            else:
+                squares = [math.fsum((p[t][v][b][c] - means[c]) ** 2 for v in range(V)) / V for c in range(C)]
+                scores[b][t] = -math.fsum(math.sqrt(s) for s in squares) / C
+    return scores
+
+
+@pytest.mark.parametrize("name", ["entropy", "confidence", "agreement"])
+@settings(max_examples=40, deadline=None)
+@given(sizes, st.floats(0, 30), st.integers(0, 99))
+def test_a_criterion_is_what_a_plain_loop_finds(
+    name: str, shape: tuple[int, int, int, int], sharpness: float, seed: int
+) -> None:
+    probabilities = predictions(*shape, sharpness=sharpness, seed=seed)
+    found = CRITERIA[name](probabilities)
+    expected = torch.tensor(by_loop(name, probabilities), dtype=torch.float64)
+    assert found.dtype == torch.float64
+    assert found.shape == (shape[2], shape[0])
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_all_criteria_are_in_the_table() -> None:
+    assert {"entropy": entropy, "confidence": confidence, "agreement": agreement} == CRITERIA
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_the_ends_of_each_scale_do_not_depend_on_the_number_of_classes(classes: int) -> None:
+    even = torch.full((1, 2, 1, classes), 1 / classes)
+    sure = torch.zeros(1, 2, 1, classes)
+    sure[..., 0] = 1
+    split = sure.clone()
+    split[:, 1] = sure[:, 1].roll(1, dims=-1)  # both samples are sure, of different classes
+    assert entropy(even).item() == pytest.approx(-1)
+    assert entropy(sure).item() == 0
+    assert confidence(even).item() == pytest.approx(1 / classes)
+    assert confidence(sure).item() == 1
+    assert agreement(even).item() == agreement(sure).item() == 0
+    assert agreement(split).item() == pytest.approx(-0.5 * 2 / classes)
+    assert entropy(split).item() == pytest.approx(-math.log(2) / math.log(classes))
+
+
+def test_total_uncertainty_counts_disagreement_and_doubt_alike_and_agreement_disagreement_alone() -> None:
+    doubtful = torch.tensor([[[[0.5, 0.5]], [[0.5, 0.5]]]])
+    divided = torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]])
+    assert entropy(doubtful).item() == entropy(divided).item()
+    assert confidence(doubtful).item() == confidence(divided).item()
+    assert agreement(doubtful).item() > agreement(divided).item()
+
+
+def sure_models(scores: Tensor) -> Tensor:
+    """(T, 1, 1, 2) float64 probabilities whose larger logit is ahead by so much."""
+    return torch.softmax(torch.stack([scores, torch.zeros_like(scores)], dim=-1), dim=-1)[:, None, None]
+
+
+@pytest.mark.parametrize("name", ["entropy", "confidence"])
+def test_models_that_are_equally_sure_in_float32_are_told_apart(name: str) -> None:
+    probabilities = sure_models(torch.tensor([20.0, 25.0, 30.0, 18.0], dtype=torch.float64))
+    assert probabilities.float()[..., 0].unique().tolist() == [1.0]
+    (scores,) = CRITERIA[name](probabilities)
+    assert scores.argsort(descending=True).tolist() == [2, 1, 0, 3]
+    assert len(scores.unique()) == 4
+
+
+def test_two_classes_are_ranked_alike_by_entropy_and_confidence() -> None:
+    probabilities = predictions(6, 3, 200, 2, sharpness=3.0).double()
+    assert torch.equal(entropy(probabilities).argsort(dim=1), confidence(probabilities).argsort(dim=1))
+
+
+def test_agreement_refuses_one_sample() -> None:
+    with pytest.raises(ValueError, match="one sample alone"):
+        agreement(predictions(3, 1, 2, 2))
+    for criterion in (entropy, confidence):
+        assert criterion(predictions(3, 1, 2, 2)).shape == (2, 3)
+
+
+def test_a_head_of_one_class_is_always_sure_and_no_division_by_zero() -> None:
+    one = torch.ones(2, 3, 4, 1)
+    assert entropy(one).tolist() == [[0.0, 0.0]] * 4
+    assert confidence(one).tolist() == [[1.0, 1.0]] * 4
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 25), st.integers(1, 30), st.integers(1, 4))
+def test_rows_that_belong_together_get_the_sum_of_their_scores(rows: int, size: int, tasks: int) -> None:
+    scores = torch.randn(rows, tasks, generator=torch.Generator().manual_seed(rows), dtype=torch.float64)
+    found = in_batches(scores, size)
+    assert found.shape == scores.shape
+    for row in range(rows):
+        first = row - row % size
+        expected = sum(scores[other] for other in range(first, min(first + size, rows)))
+        torch.testing.assert_close(found[row], expected)
+
+
+def test_a_run_of_one_row_decides_as_before() -> None:
+    scores = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(in_batches(scores, 1), scores)
+
+
+def test_together_rows_find_a_task_that_few_of_them_find_alone() -> None:
+    truth = torch.tensor([0.6, 0.0])
+    scores = truth + torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
+    alone = (scores.argmax(dim=1) == 0).double().mean()
+    assert alone < 0.7
+    assert (in_batches(scores, 100).argmax(dim=1) == 0).all()
