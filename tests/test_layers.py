@@ -67,7 +67,9 @@ def test_imports_go_one_way(path: Path) -> None:
 def test_the_engine_knows_no_learner() -> None:
     for path in (PACKAGE / "engine").glob("*.py"):
         named = {name.split(".")[1] for _, name in imports(parse(path)) if name.startswith("reverie.")}
-        assert named.isdisjoint({"learners", "posteriors", "solvers", "generators", "replay", "penalties", "probes"}), path
+        assert named.isdisjoint({"learners", "posteriors", "solvers", "generators", "replay", "penalties", "probes"}), (
+            path
+        )
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

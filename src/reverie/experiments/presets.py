@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from reverie.experiments.posterior_presets import PAPER, ROWS
+
 NMI = "van de Ven, Tuytelaars and Tolias 2022, Nature Machine Intelligence 4:1185-1197"
 
 SPLIT_MNIST = {"name": "split", "dataset": "mnist", "tasks": 5}
@@ -140,4 +142,5 @@ PRESETS: dict[str, Preset] = {
         NMI,
         "10,000 steps, a minute",
     ),
+    **{name: Preset(options, PAPER, cost) for name, (options, cost) in ROWS.items()},
 }

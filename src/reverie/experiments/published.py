@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from reverie.experiments.presets import NMI, PRESETS, SPLIT_MNIST
+from reverie.experiments.published_posteriors import POSTERIOR_TABLES
 from reverie.experiments.tables import Entry, PublishedTable
 
 
@@ -511,4 +512,5 @@ TABLES: dict[str, PublishedTable] = {
     "glr-sampling": _ablation_table(
         "which latents, and whose labels", _SAMPLINGS, dict.fromkeys(_SAMPLINGS, "latent-replay")
     ),
+    **POSTERIOR_TABLES,
 }

@@ -23,6 +23,7 @@ from reverie.experiments.runs import clear
 from reverie.options import merged
 from reverie.storage import SCHEMA, read_json, write_json, write_text
 
+TASK_SUMMARY = ("tgiven_during", "tgiven_final", "tinfer_final", "task_inference_accuracy")
 SCENARIOS = ("class", "domain", "task")
 
 
@@ -47,7 +48,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """reference: of an ablation, for a variant the one to which its gap is measured, on the same latents."""
+    """reference: of an ablation, for a variant the one to which its gap is measured, on the same latents.
+
+    infers_tasks: its methods have a model a task; what is published and expected goes by "given" (the task), by criterion where it is
+    inferred, and by "batches" (inferred by entropy for 100 rows at once).
+    """
 
     title: str
     source: str
@@ -55,6 +60,7 @@ class PublishedTable:
     seeds: tuple[int, ...]
     entries: Mapping[str, Entry]
     reference: Mapping[str, str] = field(default_factory=dict)
+    infers_tasks: bool = False
 
     @property
     def is_ablation(self) -> bool:
@@ -177,6 +183,8 @@ def table_markdown(name: str, table: PublishedTable, results: Sequence[Mapping[s
     ]
     if table.is_ablation:
         lines += [f"![{table.title}](images/{name}.png)", "", *ablation_markdown(table, results)]
+    elif table.infers_tasks:
+        lines += task_markdown(table, results)
     else:
         lines += rows_markdown(table, results, tuple(table.entries))
     machines = sorted({f"{r['processor']}, {r['threads']} thread(s) a run, torch {r['torch']}" for r in results})
@@ -268,6 +276,52 @@ def ablation_markdown(table: PublishedTable, results: Sequence[Mapping[str, Any]
     return lines
 
 
+TOLD = ("given", "entropy", "agreement", "batches")
+
+
+def task_markdown(table: PublishedTable, results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A row for each method: accuracy with the task given and inferred, beside what was published and expected; share of rows whose task
+    is found."""
+    lines = [
+        "TGiven, TInfer: average accuracy, %, with the task given and inferred. In batches: inferred by entropy for 100 rows of one task at once.",
+        "",
+        "| method | TGiven, during | TGiven, final | TInfer, entropy | TInfer, agreement | TInfer, in batches | task found, entropy | seeds | "
+        "published | expected | reached | steps | kept, bytes | seconds a run |",
+        "|---" * 14 + "|",
+    ]
+    for key, entry in table.entries.items():
+        mine = [r for r in results if r["entry"] == key and r["seed"] in table.seeds and r.get("tasks")]
+        ours = {name: mean_and_error(values) for name, values in _of_tasks(mine).items() if values}
+        reached = [ours[name][0] >= low for name, (low, _) in entry.expected.items() if name in ours]
+        cells = [_pm(ours.get(name)) for name in ("during", "given", "entropy", "agreement", "batches", "found")]
+        cells.append(f"{len(mine)}/{len(table.seeds)}")
+        cells.append(
+            ", ".join(f"{name} {entry.published[name][0]:g}" for name in TOLD if name in entry.published) or "-"
+        )
+        cells.append(", ".join(f"{name} {entry.expected[name][0]:g}" for name in TOLD if name in entry.expected) or "-")
+        cells.append("-" if not reached else "yes" if all(reached) else "no")
+        cost = ["-"] * 3
+        if mine:
+            cost = [f"{mine[0]['steps']:,}", f"{mine[0]['persistent_bytes']:,} ({mine[0]['stores']})"]
+            cost.append(f"{sum(r['seconds'] for r in mine) / len(mine):.0f}")
+        lines.append("| " + " | ".join([entry.title, *cells, *cost]) + " |")
+    return lines
+
+
+def _of_tasks(mine: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """In %, a value for each seed; none where it is not defined."""
+    places: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
+        "during": lambda told: told["tgiven_during"],
+        "given": lambda told: told["tgiven_final"],
+        "entropy": lambda told: told["tinfer_final"].get("entropy"),
+        "agreement": lambda told: told["tinfer_final"].get("agreement"),
+        "batches": lambda told: told["tinfer_final"].get("entropy_in_batches"),
+        "found": lambda told: told["task_inference_accuracy"].get("entropy"),
+    }
+    values = {name: [read(r["tasks"]) for r in mine] for name, read in places.items()}
+    return {name: [100 * value for value in found if value is not None] for name, found in values.items()}
+
+
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
     return sum(values) / len(values), standard_error(values)
 
@@ -342,6 +396,7 @@ def _compact(cell: Cell, result: Mapping[str, Any]) -> dict[str, Any]:
         "average_accuracy": result["summary"]["average_accuracy"],
         "learning_accuracy": result["summary"]["learning_accuracy"],
         "accuracy": result["accuracy"][-1],
+        **({"tasks": told} if (told := {k: result["summary"].get(k) for k in TASK_SUMMARY})["tinfer_final"] else {}),
         "steps": result["cost"]["steps"],
         "seconds": result["cost"]["seconds"],
         "train_seconds": result["cost"]["train_seconds"],

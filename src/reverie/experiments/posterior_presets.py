@@ -1,0 +1,249 @@
+"""Posterior meta-replay and what it is compared with, as its authors ran them: the hyper-parameters of their public scripts, row by row.
+
+``normalise: published`` belongs to the strengths of their divergences between Gaussians. Class-incremental, with a head a task and the
+task inferred ("split head"). 100 weight samples answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+PAPER = "Henning, Cervera et al. 2021, arXiv 2103.01133, settings of the authors' public code"
+
+MODES: Mapping[str, Any] = {"name": "gaussian-modes"}
+MNIST: Mapping[str, Any] = {"name": "split", "dataset": "mnist", "tasks": 5, "class_order": "natural"}
+PERMUTED: Mapping[str, Any] = {"name": "permuted", "dataset": "mnist", "tasks": 10, "first_permuted": False}
+
+NETWORKS: Mapping[str, Mapping[str, Any]] = {
+    "modes": {"name": "mlp", "hidden": [10, 10]},
+    "small": {"name": "mlp", "hidden": [100, 100]},
+    "default": {"name": "mlp", "hidden": [400, 400]},
+    "lenet": {"name": "cnn", "channels": [20, 50], "kernel": 5, "halving": "max-pool", "width": 500},
+}
+
+_GAUSSIAN = {"name": "gaussian"}
+_LOCAL = {"name": "gaussian", "local": True}
+_POINT = {"posterior": {"name": "dirac"}, "kl_weight": 0.0}
+
+
+def _full(*hidden: int, **options: Any) -> dict[str, Any]:
+    return {"name": "full", "hidden": list(hidden), **options}
+
+
+def _chunked(size: int, *hidden: int, **options: Any) -> dict[str, Any]:
+    return {"name": "chunked", "chunk_size": size, "hidden": list(hidden), **options}
+
+
+def _row(*place: Any, **options: Any) -> dict[str, Any]:
+    """place: stream, network, steps a task, batch size, learning rate, learner."""
+    stream, network, steps, batch, rate, learner = place
+    optimiser = {"name": "adam", "learning_rate": rate}
+    shared = {"solver": {**NETWORKS[network], "optimiser": optimiser}, "steps": steps, "batch_size": batch}
+    answers = {} if options.get("posterior", {}).get("name") == "dirac" else {"test_samples": 100}
+    return {"stream": stream, "scenario": "class", "learner": {"name": learner, **shared, **answers, **options}}
+
+
+_OWN_CHUNKS = {"chunks_per_task": True, "task_std": 0.1, "chunk_std": 0.1}
+
+# name: (options, cost)
+ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
+    # ------------------------------------------------------------------------------ modes of Gaussians in the plane
+    "pr-dirac-modes": (
+        _row(
+            *(MODES, "modes", 5001, 32, 1e-4, "posterior-replay"),
+            **{**_POINT, "strength": 0.01, "hypernetwork": _full(10, 10, task_dim=2, init="xavier")},
+        ),
+        "15,000 steps, a quarter of a minute",
+    ),
+    "pr-bbb-modes": (
+        _row(
+            *(MODES, "modes", 5001, 32, 5e-4, "posterior-replay"),
+            posterior=_LOCAL,
+            samples=10,
+            kl_weight=1.0,
+            clip=1.0,
+            strength=0.1,
+            divergence="wasserstein",
+            normalise="published",
+            hypernetwork=_full(50, 50, activation="sigmoid", task_dim=32, init="gaussian"),
+        ),
+        "15,000 steps, half a minute",
+    ),
+    "pr-radial-modes": (
+        _row(
+            *(MODES, "modes", 5001, 32, 1e-3, "posterior-replay"),
+            posterior={"name": "radial"},
+            samples=10,
+            kl_weight=1.0,
+            clip=1.0,
+            strength=1.0,
+            hypernetwork=_full(50, 50, task_dim=8, init="main"),
+        ),
+        "15,000 steps, half a minute",
+    ),
+    "vcl-modes": (
+        _row(
+            *(MODES, "modes", 10001, 32, 5e-4, "vcl"), posterior=_GAUSSIAN, samples=100, kl_weight=1.0, start="gaussian"
+        ),
+        "30,000 steps, a minute",
+    ),
+    "sp-bbb-modes": (
+        _row(
+            *(MODES, "modes", 10001, 32, 1e-3, "separate-posteriors"),
+            posterior=_LOCAL,
+            samples=1,
+            kl_weight=1.0,
+            clip=1.0,
+            start="gaussian",
+        ),
+        "30,000 steps, half a minute",
+    ),
+    "sp-dirac-modes": (
+        _row(*(MODES, "modes", 10001, 32, 1e-3, "separate-posteriors"), **_POINT, clip=1.0),
+        "30,000 steps, half a minute",
+    ),
+    "fine-tuning-modes": (
+        _row(
+            *(MODES, "modes", 2001, 32, 1e-3, "posterior-replay"),
+            **{**_POINT, "strength": 0.0, "hypernetwork": {"name": "single"}},
+        ),
+        "6,000 steps, seconds",
+    ),
+    # ------------------------------------------------------------------------------ Split MNIST
+    "pr-dirac-split-mnist-small": (
+        _row(
+            *(MNIST, "small", 5000, 32, 5e-4, "posterior-replay"),
+            **{**_POINT, "strength": 10.0, "hypernetwork": _chunked(8000, 10, 10, 10, 10, chunk_std=0.1)},
+        ),
+        "25,000 steps, two minutes",
+    ),
+    "pr-dirac-split-mnist": (
+        _row(
+            *(MNIST, "default", 5000, 128, 1e-4, "posterior-replay"),
+            **{**_POINT, "strength": 2.0, "hypernetwork": _chunked(4500, 100, 100, activation="sigmoid")},
+        ),
+        "25,000 steps, some ten minutes",
+    ),
+    "pr-dirac-sr-split-mnist": (
+        _row(
+            *(MNIST, "default", 5000, 128, 1e-4, "posterior-replay"),
+            **{
+                **_POINT,
+                "strength": 10.0,
+                "old_tasks": 1,
+                "hypernetwork": _chunked(4500, 100, 100, activation="sigmoid"),
+            },
+        ),
+        "25,000 steps, some ten minutes",
+    ),
+    "pr-dirac-split-mnist-lenet": (
+        _row(
+            *(MNIST, "lenet", 5000, 128, 1e-3, "posterior-replay"),
+            **{**_POINT, "strength": 2.0, "hypernetwork": _chunked(38000, 10, 10, chunk_dim=16)},
+        ),
+        "25,000 steps, half an hour",
+    ),
+    "pr-bbb-split-mnist-small": (
+        _row(
+            *(MNIST, "small", 5000, 128, 1e-4, "posterior-replay"),
+            posterior=_GAUSSIAN,
+            samples=10,
+            kl_weight=1e-4,
+            strength=100.0,
+            divergence="wasserstein",
+            normalise="published",
+            hypernetwork=_chunked(2500, **_OWN_CHUNKS),
+        ),
+        "25,000 steps, some eight minutes",
+    ),
+    "pr-bbb-split-mnist": (
+        _row(
+            *(MNIST, "default", 2000, 128, 1e-4, "posterior-replay"),
+            posterior=_GAUSSIAN,
+            samples=10,
+            kl_weight=1e-6,
+            strength=0.1,
+            divergence="forward-kl",
+            normalise="published",
+            hypernetwork=_chunked(1350, 100, 250, 500, task_dim=64, chunks_per_task=True),
+        ),
+        "10,000 steps of 20 GFLOP, hours",
+    ),
+    "pr-bbb-split-mnist-lenet": (
+        _row(
+            *(MNIST, "lenet", 5000, 128, 1e-4, "posterior-replay"),
+            posterior=_GAUSSIAN,
+            samples=1,
+            kl_weight=1e-3,
+            strength=1.0,
+            divergence="forward-kl",
+            normalise="published",
+            hypernetwork=_chunked(78000, 10, 10, task_dim=64),
+        ),
+        "25,000 steps, half an hour",
+    ),
+    "pr-radial-split-mnist-small": (
+        _row(
+            *(MNIST, "small", 2000, 32, 1e-4, "posterior-replay"),
+            posterior={"name": "radial"},
+            samples=1,
+            kl_weight=1e-3,
+            strength=1.0,
+            hypernetwork=_chunked(2500, chunks_per_task=True, task_std=0.1),
+        ),
+        "10,000 steps, a minute",
+    ),
+    "vcl-split-mnist-small": (
+        _row(*(MNIST, "small", 2000, 128, 1e-4, "vcl"), posterior=_GAUSSIAN, samples=10, kl_weight=10.0, start="main"),
+        "10,000 steps, two minutes",
+    ),
+    "vcl-split-mnist": (
+        _row(
+            *(MNIST, "default", 2000, 128, 1e-5, "vcl"),
+            posterior=_GAUSSIAN,
+            samples=1,
+            kl_weight=1e-4,
+            clip=1.0,
+            start="gaussian",
+        ),
+        "10,000 steps, two minutes",
+    ),
+    "sp-bbb-split-mnist-small": (
+        _row(
+            *(MNIST, "small", 2000, 128, 1e-3, "separate-posteriors"),
+            posterior=_GAUSSIAN,
+            samples=50,
+            kl_weight=0.01,
+            start="gaussian",
+        ),
+        "10,000 steps, ten minutes",
+    ),
+    "sp-dirac-split-mnist-small": (
+        _row(*(MNIST, "small", 5000, 128, 5e-4, "separate-posteriors"), **_POINT),
+        "25,000 steps, a minute",
+    ),
+    # ------------------------------------------------------------------------------ Permuted MNIST, 10 tasks
+    "pr-dirac-permuted-mnist-small": (
+        _row(
+            *(PERMUTED, "small", 5000, 128, 5e-4, "posterior-replay"),
+            **{**_POINT, "strength": 250.0, "clip": 1.0},
+            hypernetwork=_chunked(750, 100, 100, chunk_dim=16, chunk_std=0.1, chunks_per_task=True),
+        ),
+        "50,000 steps, half an hour",
+    ),
+    "pr-bbb-permuted-mnist-small": (
+        _row(
+            *(PERMUTED, "small", 5000, 128, 1e-4, "posterior-replay"),
+            posterior=_GAUSSIAN,
+            samples=1,
+            kl_weight=1e-3,
+            strength=50.0,
+            clip=1.0,
+            divergence="wasserstein",
+            normalise="published",
+            hypernetwork=_chunked(2900, **_OWN_CHUNKS),
+        ),
+        "50,000 steps, half an hour",
+    ),
+}
