@@ -25,9 +25,8 @@ from reverie.nn.hypernetworks import (
     Separate,
     Single,
 )
-from reverie.nn.networks import Head, Linear
+from reverie.nn.networks import EncoderAndHead, Head, Linear
 from reverie.nn.parameters import ParameterSpec
-from reverie.solvers.classifier import EncoderAndHead
 
 VARIANCES = (0.003, 0.083)
 INPUTS, WIDTH, OUTPUTS = 6, 8, 4

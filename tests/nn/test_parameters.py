@@ -15,11 +15,10 @@ from torch.func import functional_call
 from reverie.checks import OptionsError
 from reverie.device import CPU
 from reverie.nn import matmul
-from reverie.nn.networks import Head, Linear
+from reverie.nn.networks import EncoderAndHead, Head, Linear
 from reverie.nn.parameters import Ensemble, ParameterSpec, dense_chain
 from reverie.seeding import Randomness
 from reverie.solvers import CNN, MLP, Classifier, Module
-from reverie.solvers.classifier import EncoderAndHead
 from reverie.types import StreamSpec
 
 SHAPE = (2, 6, 6)

@@ -15,12 +15,11 @@ from torch.nn.functional import softplus
 
 from reverie.checks import OptionsError
 from reverie.nn import matmul
-from reverie.nn.networks import Head, Linear
+from reverie.nn.networks import EncoderAndHead, Head, Linear
 from reverie.nn.parameters import Ensemble, ParameterSpec
 from reverie.options import from_options, to_options
 from reverie.posteriors import POSTERIORS, Dirac, MeanField, Radial
 from reverie.posteriors.gaussian import OFFSET, log_softplus
-from reverie.solvers.classifier import EncoderAndHead
 from reverie.types import Posterior
 
 # A weight of 12, a bias of 4, of the head a weight of 8 and a bias of 2.

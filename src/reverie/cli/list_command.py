@@ -17,8 +17,10 @@ from reverie.cli.display import print_json
 from reverie.experiments.presets import PRESETS
 from reverie.generators import DENSITIES, GENERATORS
 from reverie.learners import LEARNERS
+from reverie.nn.hypernetworks import HYPERNETWORKS
 from reverie.nn.optimisers import OPTIMISERS
 from reverie.options import Option, Part, Table, signature, to_options
+from reverie.posteriors import POSTERIORS
 from reverie.replay import BUFFERS
 from reverie.solvers import SOLVERS
 from reverie.streams import STREAMS
@@ -31,6 +33,8 @@ TABLES: dict[str, Table] = {
     "solvers": SOLVERS,
     "buffers": BUFFERS,
     "optimisers": OPTIMISERS,
+    "posteriors": POSTERIORS,
+    "hypernetworks": HYPERNETWORKS,
 }
 
 
@@ -41,7 +45,9 @@ def prepare(words: Sequence[str]) -> list[str]:
 def list_parts(
     kind: Annotated[
         str | None,
-        typer.Argument(help="streams, learners, generators, densities, solvers, buffers, optimisers or presets"),
+        typer.Argument(
+            help="streams, learners, generators, densities, solvers, buffers, optimisers, posteriors, hypernetworks or presets"
+        ),
     ] = None,
     name: Annotated[str | None, typer.Argument(help="one entry, with its options")] = None,
     json: Annotated[bool, typer.Option("--json", help="print as JSON")] = False,

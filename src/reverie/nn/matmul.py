@@ -42,6 +42,7 @@ def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """a (m, k) @ b (k, n) + bias; a transposed b is read where it lies. A part of a larger matrix is copied first: oneDNN multiplies it by
     a routine that is tens of times slower."""
     b = b if b.is_contiguous() or b.t().is_contiguous() else b.contiguous()
+    bias = bias if bias is None else bias.contiguous()  # which it would read as if it were
     return torch.ops.mkldnn._linear_pointwise(a.contiguous(), b.t(), bias, "none", [], "")
 
 

@@ -61,6 +61,18 @@ class Head(nn.Module):
         return linear(features, self.weight, self.bias)
 
 
+class EncoderAndHead(nn.Module):
+    """x -> features -> scores; what can be cut says where."""
+
+    def __init__(self, encoder: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(x))
+
+
 def mlp(sizes: Sequence[int], last_activation: bool = False) -> nn.Sequential:
     """Linear layers of the given widths with ReLU between them, and after the last one on request."""
     layers: list[nn.Module] = []

@@ -14,7 +14,7 @@ from torch.func import functional_call, vmap
 
 from reverie.checks import OptionsError
 from reverie.nn.matmul import linear
-from reverie.nn.networks import Head, Linear
+from reverie.nn.networks import EncoderAndHead, Head, Linear
 
 Kind = Literal["weight", "bias", "scale", "shift"]
 
@@ -192,8 +192,8 @@ def _links(module: nn.Module, prefix: str) -> Iterable[Link]:
     children: list[tuple[str, nn.Module]] = []
     if type(module) is nn.Sequential:
         children = list(zip(map(str, module._modules), module))  # not named_children: a layer may stand there twice
-    elif not prefix and [name for name, _ in module.named_children()] == ["encoder", "head"]:
-        children = list(module.named_children()) if isinstance(module.head, Head) else []
+    elif type(module) is EncoderAndHead:
+        children = list(module.named_children())
     if not children:
         yield prefix, module
         return
@@ -217,4 +217,4 @@ def _dense(chain: Sequence[Link], parameters: Mapping[str, Tensor], x: Tensor) -
             h = torch.bmm(h, weight.transpose(1, 2))
         else:
             h = torch.baddbmm(bias[:, None], h, weight.transpose(1, 2))
-    return h if h.dim() == 3 else h[None]
+    return h

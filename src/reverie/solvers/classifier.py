@@ -15,6 +15,7 @@ from reverie.checks import OptionsError
 from reverie.device import CPU, Device
 from reverie.nn.cutting import CutPoint, cut_points
 from reverie.nn.networks import (
+    EncoderAndHead,
     Head,
     Network,
     conv_stack,
@@ -36,18 +37,6 @@ Hidden = Annotated[
 ]
 OptimiserOption = Annotated[Optimiser, Field(description="how its weights are updated")]
 Positive = Annotated[int, Field(gt=0)]
-
-
-class EncoderAndHead(nn.Module):
-    """x -> features -> scores; what can be cut says where."""
-
-    def __init__(self, encoder: nn.Module, head: Head) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.head = head
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.encoder(x))
 
 
 class Classifier(Part):
