@@ -400,6 +400,22 @@ class Posterior(Protocol):
         """Whether all samples are the same."""
         ...
 
+    def theta_spec(self, spec: Any) -> Any:
+        """The ``ParameterSpec`` of each part of theta, for a network with this one."""
+        ...
+
+    def initial(self, spec: Any, seed: int) -> Tensor | None:
+        """Where the first part of theta starts; None: at the network's own initial parameters."""
+        ...
+
+    def theta_mask(self, spec: Any, classes: Sequence[int]) -> Tensor:
+        """Of each part of theta the numbers on which these outputs depend, bool."""
+        ...
+
+    def estimate(self, spec: Any, variance: float, optimiser: Any, device: Device, seed: int) -> Any:
+        """What estimates the divergence from the prior where ``prior_kl`` has no answer; else None."""
+        ...
+
     def noise(self, n: int, spec: Any, rng: torch.Generator) -> Tensor:
         """(n, k), all that is random in n samples, whatever theta."""
         ...

@@ -14,9 +14,10 @@ import torch
 
 from reverie.engine import Settings
 from reverie.generators import GENERATORS
-from reverie.learners import LEARNERS, FrozenBackbone, GenerativeReplay
+from reverie.learners import LEARNERS, FrozenBackbone, GenerativeReplay, PosteriorReplay
 from reverie.learners.base import SolverLearner
 from reverie.options import Part, from_options, signature
+from reverie.posteriors import POSTERIORS, Implicit
 from reverie.seeding import Randomness
 from reverie.solvers import MLP
 from reverie.storage import read_tree, write_tree
@@ -39,6 +40,7 @@ SCENARIOS = ("class", "task", "domain")
 CASES = [
     *LEARNERS.names(),
     *(f"generative-replay with {name}" for name in GENERATORS.names() if name != "vae"),
+    *(f"posterior-replay with {name}" for name in ("dirac", "radial", "implicit", "adversarial")),
     *(f"frozen-backbone with {name}" for name in ("streaming-lda", "ranpac", "fetril", "generative-classifier")),
 ]
 
@@ -64,6 +66,9 @@ def learner_of(case: str) -> Part:
     name, _, inside = case.partition(" with ")
     if name == "generative-replay" and inside:
         return GenerativeReplay(generator=tiny_generator(inside))
+    if name == "posterior-replay" and inside:
+        posterior = Implicit(estimator="adversarial") if inside == "adversarial" else from_options(POSTERIORS, inside)
+        return PosteriorReplay(posterior=posterior)
     part = from_options(LEARNERS, name)
     if isinstance(part, FrozenBackbone):
         part.set_params(backbone=MLP(hidden=(12,)))

@@ -44,6 +44,8 @@ def _row(*place: Any, **options: Any) -> dict[str, Any]:
     return {"stream": stream, "scenario": "class", "learner": {"name": learner, **shared, **answers, **options}}
 
 
+_IMPLICIT = {"name": "implicit", "hidden": [10, 10], "perturbation": 0.02}
+_SIGMOID_RATIO = {"estimator": "adversarial", "discriminator_activation": "sigmoid", "discriminator_batch": 10}
 _OWN_CHUNKS = {"chunks_per_task": True, "task_std": 0.1, "chunk_std": 0.1}
 
 # name: (options, cost)
@@ -81,6 +83,40 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
             hypernetwork=_full(50, 50, task_dim=8, init="main"),
         ),
         "15,000 steps, half a minute",
+    ),
+    "pr-ssge-modes": (
+        _row(
+            *(MODES, "modes", 20001, 32, 1e-3, "posterior-replay"),
+            samples=10,
+            kl_weight=1.0,
+            clip=1.0,
+            strength=0.1,
+            posterior={**_IMPLICIT, "latent_dim": 32, "bandwidth": 1.0, "keep": 0.9, "stein_samples": 100},
+            hypernetwork=_full(100, 100, task_dim=32, init="xavier"),
+        ),
+        "60,000 steps, some five minutes",
+    ),
+    "pr-avb-modes": (
+        _row(
+            *(MODES, "modes", 5001, 32, 1e-3, "posterior-replay"),
+            samples=100,
+            kl_weight=1.0,
+            strength=0.1,
+            posterior={**_IMPLICIT, **_SIGMOID_RATIO, "latent_dim": 8, "hidden": [100, 100]},
+            hypernetwork=_full(100, 100, task_dim=2, init="xavier"),
+        ),
+        "15,000 steps, some three minutes",
+    ),
+    "pr-avb-modes-b": (
+        _row(
+            *(MODES, "modes", 20001, 32, 1e-4, "posterior-replay"),
+            samples=100,
+            kl_weight=1.0,
+            strength=0.01,
+            posterior={**_IMPLICIT, **_SIGMOID_RATIO, "latent_dim": 8, "activation": "sigmoid"},
+            hypernetwork=_full(100, 100, task_dim=2, init="xavier"),
+        ),
+        "60,000 steps, some five minutes",
     ),
     "vcl-modes": (
         _row(

@@ -85,6 +85,15 @@ POSTERIOR_TABLES: Mapping[str, PublishedTable] = {
                 "posterior replay, Gaussians", "pr-bbb-modes", {"given": 100, "agreement": 90}, {"given": 100}
             ),
             "pr-radial": _entry("posterior replay, radial", "pr-radial-modes", {"given": 95, "agreement": 76}),
+            "pr-avb": _entry(
+                "posterior replay, implicit, adversarial",
+                "pr-avb-modes",
+                {"given": 100, "entropy": 100},
+                {"entropy": 95},
+            ),
+            "pr-ssge": _entry(
+                "posterior replay, implicit, Stein", "pr-ssge-modes", {"given": 100, "entropy": 100}, {"entropy": 95}
+            ),
             "vcl": _entry("variational continual learning", "vcl-modes", {"given": 100, "entropy": 45.17}),
             "sp-bbb": _entry("separate Gaussians", "sp-bbb-modes", {"given": 100, "agreement": 88}),
             "sp-dirac": _entry("separate points", "sp-dirac-modes", {"given": 100, "entropy": 71}),

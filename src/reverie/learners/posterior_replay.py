@@ -121,6 +121,6 @@ class PosteriorReplay(PosteriorLearner):
 
     def _enter(self, task: int) -> None:
         super()._enter(task)
-        masks = [self.model.layout.mask(self.outputs_of(old)) for old in range(task)]
+        masks = [self.posterior.theta_mask(self.model.layout, self.outputs_of(old)) for old in range(task)]
         if masks:  # (K, numel), 1 at what the model of an earlier task uses
             self._masks = torch.stack(masks).to(self.device.torch_device, torch.float32)

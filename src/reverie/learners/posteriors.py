@@ -20,11 +20,11 @@ from reverie.nn.hypernetworks import Hypernet, HypernetworkOptions
 from reverie.nn.networks import Network, training_flops
 from reverie.nn.parameters import Ensemble, ParameterSpec
 from reverie.posteriors import MeanField
-from reverie.seeding import Randomness, generator
+from reverie.seeding import Randomness, derived_seed, generator
 from reverie.solvers import MLP
 from reverie.solvers.classifier import Classifier
 from reverie.solvers.outputs import ActiveClasses
-from reverie.types import Batch, Losses, Phase, Posterior, Prediction, Solver, State, StreamSpec, Task
+from reverie.types import Batch, Losses, Memory, Phase, Posterior, Prediction, Solver, State, StreamSpec, Task
 
 CriterionName = Literal["entropy", "confidence", "agreement"]
 
@@ -91,7 +91,10 @@ class PosteriorLearner(SolverLearner):
         raise NotImplementedError
 
     def prior_term(self, theta: Tensor, weights: Tensor | None) -> Tensor:
-        """KL(q || prior) in nats; weights: the samples of this step, if there are any."""
+        """KL(q || prior) in nats, or what has its gradient; weights: the samples of this step, if there are any."""
+        if self.estimate is not None:
+            assert weights is not None
+            return self.estimate.term(theta, weights, self.rng("divergence"))
         return self.posterior.prior_kl(theta, self.model.layout, self.prior_variance, weights)
 
     # ------------------------------------------------------------------ life cycle
@@ -109,6 +112,12 @@ class PosteriorLearner(SolverLearner):
         self.task = -1
         self.rows_before = self.rows_now = 0
         self._answers: tuple[Tensor, Tensor] | None = None
+        self.estimate = self._estimate(0)
+
+    def _estimate(self, task: int) -> Any:
+        optimiser = cast(Classifier, self.main).optimiser
+        seed = derived_seed(self.rng.seed, "divergence", task)
+        return self.posterior.estimate(self.model.layout, self.prior_variance, optimiser, self.device, seed)
 
     def begin_task(self, task: Task) -> None:
         self._answers = None
@@ -116,6 +125,7 @@ class PosteriorLearner(SolverLearner):
         self.rows_now = len(task.train)
         self.model.begin_task(self.spec.outputs, task.index)
         self._enter(task.index)
+        self.estimate = self._estimate(task.index)
         self.keep()
 
     def step(self, phase: Phase, batch: Batch) -> Losses:
@@ -216,11 +226,23 @@ class PosteriorLearner(SolverLearner):
 
     # ------------------------------------------------------------------ state and cost
 
+    def state(self) -> State:
+        return {**super().state(), **({} if self.estimate is None else {"divergence": self.estimate.state()})}
+
     def load(self, state: State) -> None:
         self._answers = None
         self.rows_before, self.rows_now = state["rows_before"], state["rows_now"]
         self.model.load(state["solver"])
         self._enter(state["task"])
+        self.estimate = self._estimate(max(self.task, 0))
+        if self.estimate is not None:
+            self.estimate.load(state["divergence"])
+
+    def memory(self) -> Memory:
+        working = {"solver training": self.model.working_bytes()}
+        if self.estimate is not None:
+            working["discriminator"] = self.estimate.working_bytes()
+        return Memory({"solver": self.model.num_bytes()}, working)
 
     def flops(self, phase: Phase, task: Task | None) -> float:
         main = training_flops(cast(Classifier, self.main).multiplications, phase.batch_size) * self.samples
@@ -247,7 +269,8 @@ class MetaModel:
         self.main, self.device = main, device
         self.layout = ParameterSpec(main.module)
         self.ensemble = Ensemble(main.module, self.layout)
-        made = meta.make(self.layout, posterior.variances, self.layout.flatten(main.module).cpu(), seed)
+        self.posterior, self.seed = posterior, seed
+        made = meta.make(posterior.theta_spec(self.layout), posterior.variances, self._base(), seed)
         made.add_task()
         self.network = Network(made, cast(Classifier, main).optimiser, device)
         self.kept: Tensor | Hypernet | None = None
@@ -269,8 +292,13 @@ class MetaModel:
         self.main.grow(outputs)
         self.layout = self.layout.with_outputs(outputs)
         self.ensemble = Ensemble(self.main.module, self.layout)
-        base = self.layout.flatten(self.main.module).cpu()
-        self.network.change(lambda module: cast(Hypernet, module).grow(self.layout, base))
+        theta, base = self.posterior.theta_spec(self.layout), self._base()
+        self.network.change(lambda module: cast(Hypernet, module).grow(theta, base))
+
+    def _base(self) -> Tensor:
+        """Where the first part of theta may start."""
+        base = self.posterior.initial(self.layout, self.seed)
+        return self.layout.flatten(self.main.module).cpu() if base is None else base
 
     def num_bytes(self) -> int:
         return self.network.num_bytes()

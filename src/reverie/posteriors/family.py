@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from reverie.device import Device
+from reverie.nn.optimisers import Optimiser
 from reverie.nn.parameters import Ensemble, ParameterSpec
 from reverie.options import Part
+from reverie.types import State
+
+
+class Estimate(Protocol):
+    """Of the divergence of a posterior from its prior, made anew at each step from samples of weights."""
+
+    def term(self, theta: Tensor, weights: Tensor, rng: torch.Generator) -> Tensor:
+        """A number with the gradient of the divergence; theta (parts, k), weights (n, numel) drawn from it, differentiable."""
+        ...
+
+    def state(self) -> State: ...
+
+    def load(self, state: State) -> None: ...
+
+    def working_bytes(self) -> int: ...
 
 
 class PosteriorFamily(Part):
@@ -23,6 +41,24 @@ class PosteriorFamily(Part):
 
     def sample(self, theta: Tensor, spec: ParameterSpec, noise: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def theta_spec(self, spec: ParameterSpec) -> ParameterSpec:
+        """The layout of each part of theta, for a network of this layout."""
+        return spec
+
+    def initial(self, spec: ParameterSpec, seed: int) -> Tensor | None:
+        """(theta_spec(spec).numel,) where the first part of theta starts; None: at the network's own initial parameters."""
+        return None
+
+    def theta_mask(self, spec: ParameterSpec, classes: Sequence[int]) -> Tensor:
+        """(theta_spec(spec).numel,) bool: the numbers on which these outputs of the network depend."""
+        return spec.mask(classes)
+
+    def estimate(
+        self, spec: ParameterSpec, variance: float, optimiser: Optimiser, device: Device, seed: int
+    ) -> Estimate | None:
+        """What estimates the divergence from N(0, variance) where ``prior_kl`` has none; made anew for each task."""
+        return None
 
     def training_scores(
         self, theta: Tensor, ensemble: Ensemble, x: Tensor, n: int, rng: torch.Generator

@@ -20,10 +20,11 @@ from reverie.nn.matmul import linear
 from reverie.nn.networks import Head
 from reverie.nn.optimisers import Optimiser
 from reverie.nn.parameters import Kind, ParameterSpec
-from reverie.posteriors.adversarial import AdversarialRatio
-from reverie.posteriors.family import PosteriorFamily
-from reverie.posteriors.stein import stein_score
+from reverie.posteriors.adversarial import AdversarialRatio, Contrast
+from reverie.posteriors.family import Estimate, PosteriorFamily
+from reverie.posteriors.stein import score_surrogate, stein_score
 from reverie.seeding import generator
+from reverie.types import State
 
 Width = Annotated[int, Field(gt=0)]
 
@@ -258,6 +259,20 @@ class Implicit(PosteriorFamily):
         """grad log q at points (n, numel) from samples (m, numel), by the options of the estimator "stein"."""
         return stein_score(points, samples, self.bandwidth, self.keep)
 
+    def theta_mask(self, spec: ParameterSpec, classes: Sequence[int]) -> Tensor:
+        """A chunk cannot tell the outputs apart, so all of them count."""
+        layout, mine = self.theta_spec(spec), spec.mask(classes)
+        if self.chunk_size is not None:
+            return torch.ones(layout.numel, dtype=torch.bool)
+        return layout.mask(mine.nonzero()[:, 0].tolist())
+
+    def estimate(
+        self, spec: ParameterSpec, variance: float, optimiser: Optimiser, device: Device, seed: int
+    ) -> Estimate:
+        if self.estimator == "stein":
+            return SteinEstimate(self, spec, variance)
+        return AdversarialEstimate(self, spec, variance, self.ratio(spec, optimiser, device, seed))
+
     def ratio(
         self, spec: ParameterSpec, optimiser: Optimiser | None = None, device: Device = CPU, seed: int = 0
     ) -> AdversarialRatio:
@@ -271,6 +286,62 @@ class Implicit(PosteriorFamily):
             device,
             seed,
         )
+
+
+class SteinEstimate:
+    """By the score of q: a number with the gradient of KL(q || N(0, variance)), not with its value."""
+
+    def __init__(self, posterior: Implicit, spec: ParameterSpec, variance: float) -> None:
+        self.posterior, self.spec, self.variance = posterior, spec, variance
+
+    def term(self, theta: Tensor, weights: Tensor, rng: torch.Generator) -> Tensor:
+        """theta (1, k), weights (n, numel) drawn from it, differentiable."""
+        samples = weights.detach()
+        more = self.posterior.stein_samples - len(weights)
+        if more > 0:
+            noise = self.posterior.noise(more, self.spec, rng)
+            samples = torch.cat([samples, self.posterior.sample(theta.detach(), self.spec, noise)])
+        scores = self.posterior.score(weights.detach(), samples)
+        return score_surrogate(weights, scores) + weights.square().sum(dim=1).mean() / (2 * self.variance)
+
+    def state(self) -> State:
+        return {}
+
+    def load(self, state: State) -> None:
+        pass
+
+    def working_bytes(self) -> int:
+        return 0
+
+
+class AdversarialEstimate:
+    """By a discriminator, which is trained a few steps before each answer."""
+
+    def __init__(self, posterior: Implicit, spec: ParameterSpec, variance: float, ratio: AdversarialRatio) -> None:
+        self.posterior, self.spec, self.variance, self.ratio = posterior, spec, variance, ratio
+
+    def term(self, theta: Tensor, weights: Tensor, rng: torch.Generator) -> Tensor:
+        """KL(q || N(0, variance)); theta (1, k), weights (n, numel) drawn from it, differentiable."""
+        options = self.posterior
+
+        def drawn(n: int) -> Tensor:
+            return options.sample(theta.detach(), self.spec, options.noise(n, self.spec, rng))
+
+        contrast = Contrast.of(drawn(options.contrast_samples)) if options.contrast_samples else None
+        reference = contrast or Contrast.prior(self.variance, weights.detach())
+        for _ in range(options.discriminator_steps):
+            n = options.discriminator_batch
+            self.ratio.update(drawn(n), reference.sample(n, rng))
+        return self.ratio.kl(weights, self.variance, contrast)
+
+    def state(self) -> State:
+        return self.ratio.state()
+
+    def load(self, state: State) -> None:
+        self.ratio.load(state)
+
+    def working_bytes(self) -> int:
+        return self.ratio.num_bytes()
 
 
 class _Shapes(nn.Module):
