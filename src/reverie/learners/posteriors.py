@@ -14,7 +14,7 @@ from torch import Tensor
 
 from reverie.checks import OptionsError, Problems
 from reverie.device import Device
-from reverie.learners.base import SolverLearner, prefixed
+from reverie.learners.base import SolverLearner, masked, prefixed
 from reverie.metrics.task_inference import CRITERIA
 from reverie.nn.hypernetworks import Hypernet, HypernetworkOptions
 from reverie.nn.networks import Network, training_flops
@@ -178,7 +178,7 @@ class PosteriorLearner(SolverLearner):
 
     def _predicted(self, x: Tensor, task: int | None) -> Prediction:
         if self.task < 0:
-            return Prediction(torch.zeros(len(x), self.spec.outputs, device=x.device))
+            return masked(torch.zeros(len(x), self.spec.outputs, device=x.device), self.spec, self.task, task)
         if task is not None:
             head = self.outputs_of(task)
             return Prediction(self._logs(self._probabilities(x, min(task, self.task), head).mean(dim=0), head))

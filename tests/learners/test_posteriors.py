@@ -1,0 +1,403 @@
+"""What learners share that make a posterior over weights for each task: the loss of a step, and the answers of several models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+from torch.nn.functional import cross_entropy, relu, softplus
+
+from reverie.checks import OptionsError
+from reverie.device import CPU
+from reverie.learners import VCL, PosteriorReplay, SeparatePosteriors, posteriors
+from reverie.learners.posteriors import EVALUATION
+from reverie.metrics.task_inference import CRITERIA
+from reverie.nn.hypernetworks import Chunked, Full, Single
+from reverie.nn.optimisers import SGD, Adam
+from reverie.options import Part
+from reverie.posteriors import Dirac, MeanField, Radial
+from reverie.seeding import Position, Randomness, generator
+from reverie.solvers import CNN, MLP, ConvStack, Module
+from reverie.streams import ArrayStream
+from reverie.streams.rows import TensorRows
+from reverie.types import Batch, Phase, Prediction, Task
+from tests.learners.vectors import built, spec_of
+from tests.tiny import Halt, bits, differing, halt_after, make_loop, tiny_stream, train
+
+PHASE = Phase("train", 8, steps=8)
+CLASSES = ((0, 1), (2, 3), (4, 5))  # of the three tasks of the tiny stream, but for domain-incremental ones
+STEPS = 8  # a task of it
+
+
+def at_step(part: Part, stream: ArrayStream, steps: int, seed: int = 0) -> Any:
+    """The learner after so many steps of the whole stream; where a task is then due, it has begun."""
+    loop = make_loop(part, stream, seed=seed, prepare=halt_after(steps))
+    with pytest.raises(Halt):
+        loop.run()
+    del loop.learner.step  # the one that halts
+    return loop.learner
+
+
+def rows_of(stream: ArrayStream, task: int, n: int = 8) -> Batch:
+    return stream[task].train.take(torch.arange(n))
+
+
+def inputs(stream: ArrayStream, n: int = 13) -> Tensor:
+    return torch.cat([test.rows.take(torch.arange(len(test.rows))).x for test in stream.tests])[:n]
+
+
+def of_mlp(weights: Tensor, x: Tensor, hidden: int = 12) -> Tensor:
+    """Scores (B, outputs) of the tiny network, from its flat weights (numel,): a hidden layer, then the head, output by output."""
+    inputs = x.shape[1]
+    first, bias, head = weights.split([hidden * inputs, hidden, len(weights) - hidden * (inputs + 1)])
+    rows = head.view(-1, hidden + 1)
+    return relu(x @ first.view(hidden, inputs).T + bias) @ rows[:, :-1].T + rows[:, -1]
+
+
+# ------------------------------------------------------------------------------- the loss of a step
+
+
+@pytest.mark.parametrize("rows", [4, 9])
+@pytest.mark.parametrize("kl_weight", [0.5, 0.0])
+def test_a_step_goes_down_the_rows_of_the_task_times_the_mean_loss_and_the_prior(rows: int, kl_weight: float) -> None:
+    """A linear classifier of two numbers a row, with two rows in the batch, all of it by hand; the batch is not scaled by its own size."""
+    solver = Module(factory=lambda shape: nn.Identity(), optimiser=SGD(learning_rate=0.1))
+    part = SeparatePosteriors(solver=solver, posterior=Dirac(), kl_weight=kl_weight, prior_variance=2.0)
+    learner = built(part, width=2, classes=2)
+    learner.begin_task(Task(0, "all", (0, 1), TensorRows(torch.zeros(rows, 2), torch.arange(rows) % 2)))
+    theta = learner.model.hypernet.of(0)["theta"]
+    before = [0.5, -0.5, 0.1, -0.25, 0.25, 0.0]  # two weights and a bias of class 0, then of class 1
+    theta.data[0] = torch.tensor(before)
+
+    x, y = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1])
+    losses = learner.step(PHASE, Batch(x, y, torch.zeros_like(y), torch.tensor([0.5, 0.5])))
+
+    # Row 0: scores 0.6 and -0.25, the right one is ahead by 0.85. Row 1: scores -0.9 and 0.5, ahead by 1.4.
+    wrong = [1 / (1 + math.exp(0.85)), 1 / (1 + math.exp(1.4))]
+    assert float(losses["solver.cross-entropy"]) == pytest.approx(
+        -0.5 * (math.log(1 - wrong[0]) + math.log(1 - wrong[1])), rel=1e-6
+    )
+    if kl_weight:  # the square of the weights is 0.635, twice the variance 4
+        assert float(losses["solver.kl"]) == pytest.approx(0.635 / 4, rel=1e-6)
+    assert ("solver.kl" in losses) == bool(kl_weight)
+    a, b = wrong[0] / 2, wrong[1] / 2
+    of_mean = [-a, 2 * b, b - a, a, -2 * b, a - b]
+    expected = [w - 0.1 * (rows * g + kl_weight * w / 2) for w, g in zip(before, of_mean, strict=True)]
+    assert theta[0].tolist() == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("posterior", [Dirac(), MeanField(), Radial()], ids=["point", "gaussian", "radial"])
+def test_samples_are_averaged_over_their_losses(posterior: Any) -> None:
+    """One step of gradient descent against the gradient of a loss written sample by sample, in the second task."""
+    n = 1 if posterior.deterministic else 3
+    stream = tiny_stream("class", rows=20)
+    solver = MLP(hidden=(12,), optimiser=SGD(learning_rate=1e-4))
+    part = SeparatePosteriors(solver=solver, posterior=posterior, samples=n, kl_weight=0.3, prior_variance=0.5)
+    learner = at_step(part, stream, STEPS)
+    batch = rows_of(stream, 1)
+    assert batch.y is not None
+    theta = learner.model.hypernet.of(1)["theta"].detach().clone().requires_grad_()
+    losses = learner.step(PHASE, batch)
+
+    noise = posterior.noise(n, learner.model.layout, learner.rng("weights"))
+    weights = posterior.sample(theta, learner.model.layout, noise)
+    each = [cross_entropy(of_mlp(one, batch.x)[:, 2:4], batch.y - 2) for one in weights]
+    if isinstance(posterior, MeanField):
+        kl = kl_divergence(Normal(theta[0], softplus(theta[1] - 2.5)), Normal(0.0, math.sqrt(0.5))).sum()
+    elif isinstance(posterior, Radial):
+        kl = weights.square().sum() / n - softplus(theta[1] - 2.5).log().sum()
+    else:
+        kl = theta.square().sum()
+    loss = torch.stack(each).mean()
+    assert len(stream[1].train) == 40
+    (40 * loss + 0.3 * kl).backward()
+    torch.testing.assert_close(losses["solver.cross-entropy"], loss.detach(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(losses["solver.kl"], kl.detach(), rtol=1e-5, atol=0)
+    assert theta.grad is not None
+    moved = learner.model.hypernet.of(1)["theta"] - theta
+    torch.testing.assert_close(moved, -1e-4 * theta.grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "active", "mine"),
+    [
+        ("task", "current", {2, 3}),
+        ("class", "current", {2, 3}),
+        ("class", "all-so-far", {0, 1, 2, 3}),
+        ("class", "all", {0, 1, 2, 3, 4, 5}),
+        ("domain", "current", {0, 1}),
+    ],
+)
+def test_a_step_scores_the_outputs_of_its_task_alone(scenario: Any, active: Any, mine: set[int]) -> None:
+    part = SeparatePosteriors(active_classes=active, posterior=Dirac(), kl_weight=0.0)
+    stream = tiny_stream(scenario)
+    learner = at_step(part, stream, STEPS)
+
+    def heads() -> Tensor:
+        theta = learner.model.hypernet.of(1)["theta"]
+        return theta[0, learner.model.layout.body :].detach().view(-1, 13).clone()
+
+    before = heads()
+    batch = rows_of(stream, 1)
+    learner.step(PHASE, batch)
+    moved = (heads() != before).any(dim=1)
+    assert set(moved.nonzero().flatten().tolist()) == mine
+    assert len(moved) == (2 if scenario == "domain" else 6)
+    assert set(learner.outputs_of(1)) == mine
+
+
+def test_a_gradient_that_is_too_long_keeps_its_direction() -> None:
+    stream = tiny_stream()
+
+    def moved(clip: float | None) -> Tensor:
+        solver = MLP(hidden=(12,), optimiser=SGD(learning_rate=1e-3))
+        learner = at_step(SeparatePosteriors(solver=solver, posterior=Dirac(), clip=clip), stream, 0)
+        before = learner.model.hypernet.of(0)["theta"].detach().clone()
+        learner.step(PHASE, rows_of(stream, 0))
+        return (learner.model.hypernet.of(0)["theta"].detach() - before) / -1e-3
+
+    free = moved(None)
+    norm = float(free.norm())
+    assert norm > 1
+    torch.testing.assert_close(moved(0.5), 0.5 * free / norm, rtol=1e-3, atol=1e-4)
+    assert bits(moved(2 * norm)) == bits(free)
+
+
+def test_a_step_of_several_samples_costs_as_many_networks_and_each_rehearsed_task_is_made_once() -> None:
+    stream = tiny_stream()
+    alone, several = (
+        at_step(SeparatePosteriors(samples=n, steps=STEPS), stream, STEPS).flops(PHASE, None) for n in (1, 3)
+    )
+    assert several == 3 * alone
+    hypernetwork = Full(task_dim=4)
+    keeping, forgetting = (
+        at_step(PosteriorReplay(strength=s, hypernetwork=hypernetwork), stream, 2 * STEPS).flops(PHASE, None)
+        for s in (1.0, 0.0)
+    )
+    made = 2 * 162 * 4  # means and deviations, each linear in four numbers
+    assert forgetting == alone + 6 * made
+    assert keeping == alone + 3 * 6 * made
+
+
+# ------------------------------------------------------------------------------- answers
+
+
+FAST = MLP(hidden=(12,), optimiser=Adam(learning_rate=0.03))
+METHODS = [
+    SeparatePosteriors(),
+    SeparatePosteriors(posterior=Radial(), active_classes="all-so-far"),
+    PosteriorReplay(posterior=Dirac(), criterion="confidence"),
+    PosteriorReplay(hypernetwork=Chunked(chunk_size=30, task_dim=4, chunk_dim=4), criterion="agreement"),
+    VCL(active_classes="all"),
+]
+NAMES = ["separate", "radial, so far", "point", "chunked", "one for all"]
+every_method = pytest.mark.parametrize("part", METHODS, ids=NAMES)
+every_scenario = pytest.mark.parametrize("scenario", ["class", "task", "domain"])
+
+
+def by_hand(learner: Any, x: Tensor, task: int, outputs: Sequence[int]) -> Tensor:
+    """(V, B, len(outputs)) probabilities, network after network, of noise that depends on nothing but the layout."""
+    posterior, layout = learner.posterior, learner.model.layout
+    noise = posterior.noise(1 if posterior.deterministic else learner.test_samples, layout, generator(EVALUATION))
+    weights = posterior.sample(learner.model.hypernet([task])[0].detach(), layout, noise)
+    return torch.stack([torch.softmax(of_mlp(one, x)[:, list(outputs)].double(), dim=1) for one in weights])
+
+
+@every_method
+@every_scenario
+def test_answers_are_those_of_the_models_that_the_criterion_prefers(part: Part, scenario: Any) -> None:
+    stream = tiny_stream(scenario)
+    learner = train(part.clone().set_params(solver=FAST, steps=20), stream).learner
+    x = inputs(stream, 100)
+    answer = learner.predict(x)
+    probabilities = []
+    for task in range(3):
+        outputs = list(learner.outputs_of(task))
+        probabilities.append(by_hand(learner, x, task, outputs))
+        expected = probabilities[-1].mean(dim=0).log().float()
+        torch.testing.assert_close(answer.by_task[:, task, outputs], expected, rtol=1e-4, atol=1e-5)
+        others = [c for c in range(stream.spec.outputs) if c not in outputs]
+        assert bool((answer.by_task[:, task, others] == -math.inf).all())
+        given = learner.predict(x, task)
+        assert bits(given.scores) == bits(answer.by_task[:, task])
+        assert given.by_task is None
+        assert given.task_scores is None
+
+    one = learner.posterior.deterministic
+    assert set(answer.task_scores) == set(CRITERIA) - ({"agreement"} if one else set())
+    for name, scores in answer.task_scores.items():
+        assert scores.shape == (len(x), 3)
+        expected = torch.cat([CRITERIA[name](each[None]) for each in probabilities], dim=1)
+        torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
+
+    chosen = answer.task_scores[learner.criterion].argmax(dim=1)
+    assert len(chosen.unique()) > 1 or isinstance(part, VCL)  # or it would not be seen whose answer it is
+    for row, task in enumerate(chosen.tolist()):
+        mine = list(learner.outputs_of(task))
+        assert bits(answer.scores[row, mine]) == bits(answer.by_task[row, task, mine])
+
+
+@every_scenario
+def test_classes_of_other_tasks_are_out_of_the_question_and_untaught_ones_impossible(scenario: Any) -> None:
+    stream = tiny_stream(scenario)
+    learner = at_step(SeparatePosteriors(), stream, STEPS + 3)  # in the second task of three
+    answer = learner.predict(inputs(stream))
+    taught = range(2) if scenario == "domain" else range(4)
+    assert torch.isfinite(answer.scores).all(dim=0).nonzero().flatten().tolist() == list(taught)
+    assert answer.by_task.shape == (13, 2, stream.spec.outputs)
+    chosen = answer.task_scores["entropy"].argmax(dim=1)
+    for row, task in enumerate(chosen.tolist()):
+        others = [c for c in taught if c not in learner.outputs_of(task)]
+        assert len(others) == (0 if scenario == "domain" else 2)
+        assert answer.scores[row, others].tolist() == [torch.finfo(torch.float32).min] * len(others)
+    torch.testing.assert_close(answer.scores.exp().sum(dim=1), torch.ones(13))  # they have no share of the softmax
+
+
+def test_a_task_that_was_not_taught_is_answered_by_the_last_model_over_its_own_outputs() -> None:
+    stream = tiny_stream("task")
+    learner = at_step(SeparatePosteriors(), stream, STEPS + 3)
+    x = inputs(stream)
+    scores = learner.predict(x, 2).scores
+    expected = by_hand(learner, x, 1, CLASSES[2]).mean(dim=0).log().float()
+    torch.testing.assert_close(scores[:, list(CLASSES[2])], expected, rtol=1e-4, atol=1e-5)
+    assert bool((scores[:, :4] == -math.inf).all())
+
+
+def test_before_any_task_nothing_is_preferred_within_the_head_that_is_asked() -> None:
+    stream = tiny_stream("task")
+    learner = make_loop(SeparatePosteriors(), stream).learner
+    for task, classes in enumerate(CLASSES):
+        scores = learner.predict(inputs(stream), task).scores
+        assert scores[:, list(classes)].unique().numel() == 1
+        assert torch.isfinite(scores).all(dim=0).nonzero().flatten().tolist() == list(classes)
+
+
+def test_all_tasks_answer_with_the_same_noise() -> None:
+    """Models with the same posterior give the same answers to the last bit, though none is sure of its weights."""
+    stream = tiny_stream("domain")
+    part = PosteriorReplay(hypernetwork=Single(), strength=0.0, kl_weight=0.0)
+    answer = train(part, stream).learner.predict(inputs(stream))
+    assert bits(answer.by_task[:, 0]) == bits(answer.by_task[:, 1]) == bits(answer.by_task[:, 2])
+    assert bool((answer.task_scores["agreement"] < -1e-4).all())
+
+
+def test_every_call_and_every_run_answers_with_the_same_noise() -> None:
+    stream = tiny_stream()
+    first, other = (train(SeparatePosteriors(), stream, seed=seed).learner for seed in (0, 1))
+    x = inputs(stream)
+    answer = first.predict(x)
+    assert differing(vars(answer), vars(first.predict(x))) == []
+    assert differing(vars(answer), vars(other.predict(x)))
+    other.load(first.state())
+    assert differing(vars(answer), vars(other.predict(x))) == []
+    first.rng.position = Position(2, 0, 5)
+    first._answers = None
+    assert differing(vars(answer), vars(first.predict(x))) == []
+
+
+def test_answers_follow_the_weights() -> None:
+    """What was made for the last answers is not used for those after a step, a new task, or a state that is loaded."""
+    stream = tiny_stream()
+    learner = at_step(SeparatePosteriors(), stream, 3)
+    x = inputs(stream)
+
+    def fresh() -> Prediction:
+        twin = make_loop(SeparatePosteriors(), stream).learner
+        twin.load(learner.state())
+        answer: Prediction = twin.predict(x)
+        return answer
+
+    before = learner.predict(x)
+    learner.step(PHASE, rows_of(stream, 0))
+    after = learner.predict(x)
+    assert differing(vars(before), vars(after))
+    assert differing(vars(after), vars(fresh())) == []
+    learner.begin_task(stream[1])
+    begun = learner.predict(x)
+    assert begun.by_task.shape[1] == 2
+    assert differing(vars(begun), vars(fresh())) == []
+    other = at_step(SeparatePosteriors(), stream, STEPS + 6, seed=1)
+    learner.load(other.state())
+    assert differing(vars(learner.predict(x)), vars(other.predict(x))) == []
+
+
+@every_method
+@pytest.mark.parametrize("at_once", [3, 40, 130])
+def test_answers_in_several_parts_are_those_in_one(part: Part, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten samples of weights: a row at a time, four, all rows at once."""
+    stream = tiny_stream()
+    learner = train(part, stream).learner
+    x = inputs(stream)
+    whole, given = learner.predict(x), learner.predict(x, 1)
+    seen: list[int] = []
+    real = learner._predicted
+    monkeypatch.setattr(learner, "_predicted", lambda rows, task: seen.append(len(rows)) or real(rows, task))
+    monkeypatch.setattr(posteriors, "NETWORKS_AT_ONCE", at_once)
+    parts = learner.predict(x)
+    size = max(1, at_once // (1 if learner.posterior.deterministic else 10))
+    assert seen == [size] * (13 // size) + ([13 % size] if 13 % size else [])
+    torch.testing.assert_close(parts.scores, whole.scores, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(parts.by_task, whole.by_task, rtol=1e-5, atol=1e-5)
+    assert set(parts.task_scores) == set(whole.task_scores)
+    for name, scores in whole.task_scores.items():
+        torch.testing.assert_close(parts.task_scores[name], scores, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(learner.predict(x, 1).scores, given.scores, rtol=1e-5, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------- options that are refused
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"posterior": Dirac()},
+        {"posterior": Dirac(), "test_samples": 10},
+        {"test_samples": 1},
+        {"posterior": Radial(), "test_samples": 1},
+    ],
+)
+@pytest.mark.parametrize("method", [SeparatePosteriors, PosteriorReplay])
+def test_agreement_of_one_sample_is_refused(method: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(OptionsError, match="'agreement': compares several weight samples, and there is one alone"):
+        method(criterion="agreement", **options)
+    assert method(criterion="entropy", **options).criterion == "entropy"
+
+
+def test_several_samples_of_a_point_are_refused() -> None:
+    with pytest.raises(OptionsError, match="samples = 2: all samples of a point are the same; leave it at 1"):
+        SeparatePosteriors(posterior=Dirac(), samples=2)
+    assert SeparatePosteriors(posterior=Radial(), samples=2).samples == 2
+
+
+IMAGES = replace(spec_of(2, 2), input_shape=(1, 8, 8))
+
+
+def test_a_network_with_batch_statistics_is_refused() -> None:
+    for solver, refused in ((ConvStack(channels=(2, 2), hidden=(4,)), True), (CNN(channels=(2,), width=4), False)):
+        learner = SeparatePosteriors(solver=solver)
+        if not refused:
+            learner.build(IMAGES, Randomness(0), CPU)
+            continue
+        with pytest.raises(OptionsError, match=r"solver: has buffers \(batch statistics\), which no hypernetwork makes"):
+            learner.build(IMAGES, Randomness(0), CPU)
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_local_reparametrisation_of_convolutions_is_refused(local: bool) -> None:
+    learner: Any = SeparatePosteriors(solver=CNN(channels=(2,), width=4), posterior=MeanField(local=local))
+    learner.build(IMAGES, Randomness(0), CPU)
+    y = torch.tensor([0, 1])
+    x = torch.zeros(2, 1, 8, 8)
+    learner.begin_task(Task(0, "all", (0, 1), TensorRows(x, y)))
+    batch = Batch(x, y, torch.zeros_like(y), torch.tensor([0.5, 0.5]))
+    if not local:
+        assert math.isfinite(learner.step(PHASE, batch)["solver.cross-entropy"])
+        return
+    with pytest.raises(OptionsError, match="for chains of linear layers; use an MLP, or local = False"):
+        learner.step(PHASE, batch)
