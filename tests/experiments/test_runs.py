@@ -85,7 +85,7 @@ def test_what_a_run_leaves(saved: Run) -> None:
     assert (result["schema"], result["status"], result["scenario"]) == (1, "complete", "class")
     assert set(result["summary"]) == {
         *("average_accuracy", "forgetting", "backward_transfer", "forward_transfer", "learning_accuracy"),
-        "average_incremental_accuracy",
+        *("average_incremental_accuracy", "tgiven_during", "tgiven_final", "tinfer_final", "task_inference_accuracy"),
     }
     assert {"persistent", "working", "stores_raw_data", "stores"} <= set(result["memory"])
     assert set(result["cost"]) == {

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
-
-from pydantic import Field
 
 from reverie.learners.posteriors import PosteriorLearner
-from reverie.nn.hypernetworks import HypernetworkOptions, Separate, Start
+from reverie.nn.hypernetworks import HypernetworkOptions, Separate, StartOption
 
 
 @dataclass(eq=False, repr=False)
@@ -18,9 +15,7 @@ class SeparatePosteriors(PosteriorLearner):
     What posterior meta-replay is to reach (Henning, Cervera et al. 2021, arXiv 2103.01133): its memory grows by a whole model with each task.
     """
 
-    start: Annotated[
-        Start, Field(description="how each posterior begins: as the network itself, or as a mean-field Gaussian one")
-    ] = "main"
+    start: StartOption = "main"
 
     def meta(self) -> HypernetworkOptions:
         return Separate(self.start)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reverie.checks import Problems
 from reverie.learners.posteriors import PosteriorLearner
-from reverie.nn.hypernetworks import HypernetworkOptions, Single, Start
+from reverie.nn.hypernetworks import HypernetworkOptions, Single, StartOption
 from reverie.posteriors import MeanField
 from reverie.posteriors.divergences import gaussian_kl
 
@@ -26,9 +26,7 @@ class VCL(PosteriorLearner):
     tasks before made of them, as in the code of Henning et al. 2021 for classification.
     """
 
-    start: Annotated[
-        Start, Field(description="how the posterior begins: as the network itself, or as a mean-field Gaussian one")
-    ] = "main"
+    start: StartOption = "main"
     fresh_heads: Annotated[bool, Field(description="whether heads that were never trained keep their first prior")] = (
         True
     )

@@ -19,7 +19,7 @@ def entropy(probabilities: Tensor) -> Tensor:
     """Minus the entropy of the mean prediction, as a share of its largest value: the total uncertainty.
 
     >>> entropy(torch.tensor([[[[0.5, 0.5]]], [[[1.0, 0.0]]]]))
-    tensor([[-1.,  0.]], dtype=torch.float64)
+    tensor([[-1., -0.]], dtype=torch.float64)
     """
     mean = probabilities.double().mean(dim=1)
     return (torch.special.entr(mean).sum(dim=2) / -math.log(max(mean.shape[2], 2))).T

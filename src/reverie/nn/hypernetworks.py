@@ -21,6 +21,9 @@ from reverie.seeding import generator
 
 Activation = Literal["relu", "sigmoid", "tanh"]
 Start = Literal["main", "gaussian"]
+StartOption = Annotated[
+    Start, Field(description="how a posterior begins: as the network itself, or as a mean-field Gaussian one")
+]
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "sigmoid": torch.sigmoid, "tanh": torch.tanh}
 
 Widths = Annotated[
@@ -343,7 +346,7 @@ class Chunked(Part):
 class Separate(Part):
     """No hypernetwork: each task has numbers of its own."""
 
-    start: Start = "main"
+    start: StartOption = "main"
 
     def make(self, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int) -> Hypernet:
         return TableModule(self.start, spec, variances, base, seed, each=True)
@@ -353,7 +356,7 @@ class Separate(Part):
 class Single(Part):
     """No hypernetwork: all tasks share the same numbers."""
 
-    start: Start = "main"
+    start: StartOption = "main"
 
     def make(self, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int) -> Hypernet:
         return TableModule(self.start, spec, variances, base, seed, each=False)

@@ -74,7 +74,7 @@ def load_optimiser(optimiser: torch.optim.Optimizer, state: dict[str, dict[str, 
 
 
 def _padded(values: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
-    """Moments of a head that has grown since: zeros for the new rows."""
+    """Moments of a parameter that has grown since: zeros where it is new."""
 
     def pad(value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -82,7 +82,7 @@ def _padded(values: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
         if value.dim() == 0 or value.shape == parameter.shape:
             return value.clone()  # or two optimisers would write to the same moments
         grown = torch.zeros_like(parameter)
-        grown[: len(value)] = value
+        grown[tuple(slice(length) for length in value.shape)] = value
         return grown
 
     return {name: pad(value) for name, value in values.items()}
