@@ -26,7 +26,7 @@ from reverie.options import FROM_PYTHON, Part, from_options, to_options
 from reverie.seeding import Position, Randomness
 from reverie.storage import read_json, write_json
 from reverie.streams import STREAMS, ArrayStream
-from reverie.types import Learner, Stream, StreamSpec
+from reverie.types import Generator, Learner, Stream, StreamSpec
 
 CHUNK = 2048
 
@@ -72,6 +72,7 @@ class Run:
     def sample(self, n: int, seed: int = 0, label: Any = None) -> np.ndarray:
         """n samples (n, ...) of the learner's generator; of one label where the generator is conditional."""
         model = getattr(self.learner, "model", None)
+        model = model if isinstance(model, Generator) else None
         if model is None and getattr(getattr(self.learner, "inner", None), "model", None) is not None:
             raise NotReadyError(
                 f"{self.result['learner']} generates latents, not inputs; run.learner.inner.model.sample draws them"

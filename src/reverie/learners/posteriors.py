@@ -107,7 +107,8 @@ class PosteriorLearner(SolverLearner):
             raise OptionsError(
                 "solver: has buffers (batch statistics), which no hypernetwork makes; use one without them"
             )
-        self.model = MetaModel(self.main, self.meta(), self.posterior, device, rng.seed)
+        first_outputs = max(spec.task_classes[0]) + 1
+        self.model = MetaModel(self.main, self.meta(), self.posterior, device, rng.seed, first_outputs)
         self.network: Any = self.model
         self.task = -1
         self.rows_before = self.rows_now = 0
@@ -264,13 +265,22 @@ class MetaModel:
     """
 
     def __init__(
-        self, main: Solver, meta: HypernetworkOptions, posterior: Posterior, device: Device, seed: int
+        self,
+        main: Solver,
+        meta: HypernetworkOptions,
+        posterior: Posterior,
+        device: Device,
+        seed: int,
+        first_outputs: int,
     ) -> None:
+        """first_outputs: of the first task."""
         self.main, self.device = main, device
         self.layout = ParameterSpec(main.module)
         self.ensemble = Ensemble(main.module, self.layout)
         self.posterior, self.seed = posterior, seed
-        made = meta.make(posterior.theta_spec(self.layout), posterior.variances, self._base(), seed)
+        theta = posterior.theta_spec(self.layout)
+        first = posterior.theta_spec(self.layout.with_outputs(first_outputs)).numel
+        made = meta.make(theta, posterior.variances, self._base(), seed, first)
         made.add_task()
         self.network = Network(made, cast(Classifier, main).optimiser, device)
         self.kept: Tensor | Hypernet | None = None

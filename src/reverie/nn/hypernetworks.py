@@ -132,12 +132,9 @@ class ChunkedModule(Hypernet):
     Each part of theta has chunks of its own, in the order of its parameters; what the last one has too much is cut.
     """
 
-    def __init__(
-        self, options: Chunked, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int
-    ) -> None:
+    def __init__(self, options: Chunked, size: int, spec: ParameterSpec, variances: Sequence[float], seed: int) -> None:
         super().__init__(options.task_dim, options.task_std, seed)
-        self.options, self.variances = options, tuple(variances)
-        self.size = options.chunk_size or options.fitting_size(spec.numel, len(variances))
+        self.options, self.size, self.variances = options, size, tuple(variances)
         if self.size > spec.numel:
             raise OptionsError(
                 f"chunk_size = {self.size:,}: larger than the {spec.numel:,} parameters to generate; use a smaller one, or "
@@ -295,7 +292,9 @@ class Full(Part):
     task_std: TaskStd = 1.0
     init: Annotated[Literal["main", "xavier", "gaussian"], Field(description="how its last layer starts")] = "main"
 
-    def make(self, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int) -> Hypernet:
+    def make(
+        self, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int, first: int | None = None
+    ) -> Hypernet:
         return FullModule(self, spec, variances, base, seed)
 
 
@@ -338,8 +337,11 @@ class Chunked(Part):
         fitting = [size for size in sizes if parameters(size) <= parts * numel]
         return fitting[0] if fitting else min(sizes, key=parameters)
 
-    def make(self, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int) -> Hypernet:
-        return ChunkedModule(self, spec, variances, base, seed)
+    def make(
+        self, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int, first: int | None = None
+    ) -> Hypernet:
+        size = self.chunk_size or self.fitting_size(first or spec.numel, len(variances))
+        return ChunkedModule(self, size, spec, variances, seed)
 
 
 @dataclass(eq=False, repr=False)
@@ -348,7 +350,9 @@ class Separate(Part):
 
     start: StartOption = "main"
 
-    def make(self, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int) -> Hypernet:
+    def make(
+        self, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int, first: int | None = None
+    ) -> Hypernet:
         return TableModule(self.start, spec, variances, base, seed, each=True)
 
 
@@ -358,16 +362,21 @@ class Single(Part):
 
     start: StartOption = "main"
 
-    def make(self, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int) -> Hypernet:
+    def make(
+        self, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int, first: int | None = None
+    ) -> Hypernet:
         return TableModule(self.start, spec, variances, base, seed, each=False)
 
 
 @runtime_checkable
 class HypernetworkOptions(Protocol):
     """Options of a hypernetwork. spec: what it makes; variances: how much each part of theta varies at the start; base: (numel,) initial
-    parameters of the main network."""
+    parameters of the main network; first: how many of them there are for the first task's classes alone, by which what is sized by itself
+    is sized, so that a network that has grown equals one made whole."""
 
-    def make(self, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int) -> Hypernet: ...
+    def make(
+        self, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int, first: int | None = None
+    ) -> Hypernet: ...
 
 
 HYPERNETWORKS = Table(
