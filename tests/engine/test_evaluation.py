@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from reverie.device import CPU
-from reverie.engine import Evaluator
+from reverie.engine import Evaluator, evaluation
+from reverie.learners import VCL, Naive, SeparatePosteriors
 from reverie.streams.rows import TensorRows
-from reverie.types import Prediction
-from tests.tiny import tiny_stream
+from reverie.types import Prediction, TestSet
+from tests.tiny import tiny_stream, train
 
 
 class Scripted:
@@ -59,3 +62,150 @@ def test_the_prefix_sees_each_test_row_once() -> None:
     assert learner.encoded == sum(rows)
     plain: Any = Scripted(stream.spec, False)
     assert [evaluate(plain, task) for task in (0, 1, 2, 2)] == first
+
+
+# ------------------------------------------------------------------------------- learners with a model a task
+
+
+class Models:
+    """A model for each of ``tasks`` tasks of two classes. A row x is told by its own numbers: x[0] is what the model of its task answers, within
+    its own classes, and so do the models of all tasks; x[1:] are the scores of "doubt", and their negatives those of "trust"."""
+
+    frozen_prefix = None
+
+    def __init__(self, tasks: int, outputs: int) -> None:
+        self.tasks, self.outputs, self.asked = tasks, outputs, 0
+
+    def predict(self, x: Tensor, task: int | None = None) -> Prediction:
+        self.asked += task is not None
+        by_task = torch.full((len(x), self.tasks, self.outputs), float("-inf"))
+        for model in range(self.tasks):
+            first = 2 * model if self.outputs > 2 else 0
+            by_task[:, model, first : first + 2] = torch.nn.functional.one_hot(x[:, 0].long(), 2).log()
+        if task is not None:
+            scores = torch.zeros(len(x), self.outputs)
+            scores[:, 2 * task if self.outputs > 2 else 0] = 1
+            return Prediction(scores)
+        doubt = x[:, 1 : 1 + self.tasks].double()
+        scores = by_task[torch.arange(len(x)), doubt.argmax(dim=1)]
+        return Prediction(scores, None, by_task, {"doubt": doubt, "trust": -doubt})
+
+
+def rows_told(rows: Sequence[Sequence[float]], labels: Sequence[int], since: int) -> TestSet:
+    return TestSet(f"task {since}", (), TensorRows(torch.tensor(rows), torch.tensor(labels)), since, since)
+
+
+# Of each row the answer within a task, then the score of each of two tasks.
+FIRST = rows_told([[0, 1, 0], [1, 1, 0], [1, 0, 1], [0, 3, 0]], [0, 1, 1, 1], since=0)
+SECOND = rows_told([[0, 0, 1], [0, 2, 0], [1, 0, 2], [1, 0, 3], [1, 1, 0]], [2, 2, 3, 2, 3], since=1)
+
+
+def evaluated(
+    scenario: Any, models: int, outputs: int, tests: Sequence[TestSet], after: int, which: Any = "seen"
+) -> Any:
+    learner: Any = Models(models, outputs)
+    return Evaluator(tests, scenario, CPU, which)(learner, after), learner
+
+
+@pytest.mark.parametrize("scenario", ["class", "task"])
+def test_accuracies_of_a_learner_that_infers_the_task(scenario: Any) -> None:
+    row, learner = evaluated(scenario, 2, 4, (FIRST, SECOND), 1)
+    # The models of the true tasks: rows 0, 1 and 2 of the first are right; 0, 1, 2 and 4 of the second.
+    assert row.task_given == (3 / 4, 4 / 5)
+    assert learner.asked == 0
+    # By doubt the first task is found for rows 0, 1 and 3, of which 3 is wrong all the same; the second for 0, 2 and 3.
+    assert row.inferred["task_found_by_doubt"] == (3 / 4, 3 / 5)
+    assert row.inferred["inferred_by_doubt"] == (2 / 4, 2 / 5)
+    assert row.task_agnostic == row.inferred["inferred_by_doubt"]
+    # Trust finds the others: row 2 of the first, right; rows 1 and 4 of the second, both right.
+    assert row.inferred["task_found_by_trust"] == (1 / 4, 2 / 5)
+    assert row.inferred["inferred_by_trust"] == (1 / 4, 2 / 5)
+    # All rows of a set together: doubt says 5 to 1 and 3 to 6.
+    assert row.inferred["task_found_by_doubt_in_batches"] == (1, 1)
+    assert row.inferred["inferred_by_doubt_in_batches"] == row.task_given
+    assert row.inferred["task_found_by_trust_in_batches"] == (0, 0)
+    assert row.inferred["inferred_by_trust_in_batches"] == (0, 0)
+    assert len(row.inferred) == 8
+    assert row.accuracy == (row.task_given if scenario == "task" else row.task_agnostic)
+
+
+def test_a_wrong_model_may_give_the_right_class_where_classes_are_shared() -> None:
+    """Domain-incremental: only there is the task given told from the models alone, and the accuracy is still that without the task."""
+    second = rows_told([[0, 0, 1], [0, 2, 0], [1, 0, 2], [1, 0, 3], [1, 1, 0]], [0, 0, 1, 0, 1], since=1)
+    row, learner = evaluated("domain", 2, 2, (FIRST, second), 1)
+    assert learner.asked == 0
+    assert row.task_given == (3 / 4, 4 / 5)
+    assert row.inferred["inferred_by_doubt"] == row.inferred["inferred_by_trust"] == (3 / 4, 4 / 5)
+    assert row.inferred["task_found_by_doubt"] == (3 / 4, 3 / 5)
+    assert row.accuracy == row.task_agnostic == row.inferred["inferred_by_doubt"]
+
+
+def test_tasks_that_are_not_taught_have_no_row_or_are_not_found() -> None:
+    row, learner = evaluated("class", 1, 4, (FIRST, SECOND), 0)
+    assert learner.asked == 0
+    for values in (row.task_agnostic, row.task_given, *row.inferred.values()):
+        assert values[1] is None
+    assert row.inferred["task_found_by_doubt"] == (1, None)
+    row, learner = evaluated("class", 1, 4, (FIRST, SECOND), 0, which="all")
+    assert learner.asked == 1  # of a task without a model the learner is asked as any other
+    assert row.task_given == (3 / 4, 3 / 5)
+    assert row.inferred["task_found_by_doubt"] == (1, 0)
+    assert row.inferred["inferred_by_doubt"] == (3 / 4, 0)
+    row, _ = evaluated("domain", 1, 2, (FIRST, SECOND), 0, which="all")
+    assert row.task_given == (3 / 4, None)
+
+
+def many(numbers: Sequence[int]) -> TestSet:
+    """Rows of the first task, all answered rightly by its model; of each hundred so many speak for it with 2, the others against it with 1."""
+    rows = [[0, 2, 0] if place < number else [0, 0, 1] for number in numbers for place in range(100)]
+    return rows_told(rows, [0] * len(rows), since=0)
+
+
+@pytest.mark.parametrize("chunk", [None, 200])
+def test_hundred_rows_at_a_time_decide_together(chunk: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """33 of a hundred are outvoted, 34 are not, wherever the rows are cut for the network."""
+    if chunk is not None:
+        monkeypatch.setattr(evaluation, "CHUNK", chunk)
+    assert evaluation.CHUNK % evaluation.TOGETHER == 0
+    row, _ = evaluated("class", 2, 4, (many([33, 34, 90, 0, 100]),), 0)
+    assert row.inferred["task_found_by_doubt"] == (257 / 500,)
+    assert row.inferred["task_found_by_doubt_in_batches"] == (3 / 5,)
+    assert row.inferred["inferred_by_doubt_in_batches"] == (3 / 5,)
+    assert row.inferred["task_found_by_trust_in_batches"] == (2 / 5,)
+
+
+def test_the_rest_of_the_rows_decides_by_itself() -> None:
+    full = many([100, 0])
+    rows = full.rows.take(torch.arange(150))
+    assert rows.y is not None
+    row, _ = evaluated("class", 2, 4, (TestSet("short", (), TensorRows(rows.x, rows.y), 0, 0),), 0)
+    assert row.inferred["task_found_by_doubt_in_batches"] == (100 / 150,)
+
+
+def test_matrices_of_a_run_that_infers_the_task() -> None:
+    names = {
+        f"{what}_by_{criterion}{how}"
+        for what in ("inferred", "task_found")
+        for criterion in ("entropy", "confidence", "agreement")
+        for how in ("", "_in_batches")
+    }
+    for scenario in ("class", "task", "domain"):
+        for learner in (SeparatePosteriors(), VCL()):
+            result = train(learner, tiny_stream(scenario)).result
+            assert set(result["matrices"]) == {"task_agnostic", "task_given", *names}
+            for matrix in result["matrices"].values():
+                assert [[value is not None for value in row] for row in matrix] == [
+                    [True, False, False],
+                    [True, True, False],
+                    [True, True, True],
+                ]
+            assert result["matrices"]["inferred_by_entropy"] == result["matrices"]["task_agnostic"]
+            summary = result["summary"]
+            given = result["matrices"]["task_given"]
+            assert summary["tgiven_during"] == pytest.approx(sum(given[t][t] for t in range(3)) / 3)
+            assert summary["tgiven_final"] == pytest.approx(sum(given[2]) / 3)
+            found = result["matrices"]["task_found_by_agreement"][2]
+            assert summary["task_inference_accuracy"]["agreement"] == pytest.approx(sum(found) / 3)
+        plain = train(Naive(), tiny_stream(scenario)).result
+        assert set(plain["matrices"]) == {"task_agnostic"} | ({"task_given"} if scenario != "domain" else set())
+        assert plain["summary"]["tinfer_final"] is None

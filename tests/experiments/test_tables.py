@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 
 from reverie.experiments import tables
 from reverie.experiments.grid import Cell
-from reverie.experiments.tables import Entry, PublishedTable, reproduce, rows_markdown
+from reverie.experiments.tables import Entry, PublishedTable, reproduce, rows_markdown, table_markdown, task_markdown
 
 DIGITS = {"stream": {"name": "split", "dataset": "digits", "tasks": 5}}
 
@@ -109,3 +109,129 @@ def test_what_another_table_has_run_is_taken_from_there(tmp_path: Path, ran: lis
     assert ran[2:] == ["b class seed 1", "b class seed 2"]
     assert [(r["entry"], r["seed"]) for r in results] == [("b", 1), ("b", 2), ("other", 1), ("other", 2)]
     assert tables.read_results(tmp_path / "two.json") == results
+
+
+# ------------------------------------------------------------------------------- tables of methods that infer the task
+
+
+def tasks_told(seed: int, **told: Any) -> dict[str, Any]:
+    """A result of entry "a", whose numbers move by one point with the seed."""
+    criteria = {"entropy": 0.6 + seed / 100, "agreement": 0.7 + seed / 100, "entropy_in_batches": 0.9 + seed / 100}
+    tasks = {
+        "tgiven_during": 0.95 + seed / 100,
+        "tgiven_final": 0.93 + seed / 100,
+        "tinfer_final": criteria,
+        "task_inference_accuracy": {"entropy": 0.61 + seed / 100},
+    }
+    return {
+        "entry": "a",
+        "scenario": "class",
+        "seed": seed,
+        "tasks": {**tasks, **told},
+        "steps": 12500,
+        "persistent_bytes": 716096,
+        "stores": "none",
+        "seconds": 10.0 * seed,
+        "processor": "a processor",
+        "threads": 1,
+        "torch": "2",
+    }
+
+
+def inferring(
+    expected: Mapping[str, tuple[float, float]] = {}, published: Mapping[str, tuple[float, float | None]] = {}
+) -> PublishedTable:
+    entry = Entry("Method A", "demo", {}, ("class",), published, expected)
+    return PublishedTable("a table", "nobody", "a note", (1, 2), {"a": entry}, infers_tasks=True)
+
+
+def cells_of(table: PublishedTable, results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The only row of the table, by the titles of its columns."""
+    lines = task_markdown(table, results)
+    titles, rule, row = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:])
+    assert set(rule) == {"---"}
+    assert len(titles) == len(rule) == len(row)
+    return dict(zip(titles, row, strict=True))
+
+
+def test_a_row_tells_how_often_the_task_is_inferred() -> None:
+    told = {
+        "method": "Method A",
+        "TGiven, during": "96.50 ± 0.50",
+        "TGiven, final": "94.50 ± 0.50",
+        "TInfer, entropy": "61.50 ± 0.50",
+        "TInfer, agreement": "71.50 ± 0.50",
+        "TInfer, in batches": "91.50 ± 0.50",
+        "task found, entropy": "62.50 ± 0.50",
+        "seeds": "2/2",
+        "published": "-",
+        "expected": "-",
+        "reached": "-",
+        "steps": "12,500",
+        "kept, bytes": "716,096 (none)",
+        "seconds a run": "15",
+    }
+    results = [tasks_told(1), tasks_told(2)]
+    assert cells_of(inferring(), results) == told
+    strangers = [tasks_told(3), {**tasks_told(1), "entry": "b"}]  # a seed and an entry that the table does not have
+    assert cells_of(inferring(), [*results, *strangers]) == told
+    text = table_markdown("tasks", inferring(), results)
+    assert "\n".join(task_markdown(inferring(), results)) in text
+
+
+def test_one_seed_has_no_standard_error_and_none_has_no_numbers() -> None:
+    one = cells_of(inferring(), [tasks_told(2)])
+    assert (one["TGiven, final"], one["seeds"], one["seconds a run"]) == ("95.00", "1/2", "20")
+    for results in ([], [{name: value for name, value in tasks_told(1).items() if name != "tasks"}]):
+        none = cells_of(inferring(expected={"given": (50, 100)}), results)
+        assert (none.pop("method"), none.pop("seeds"), none.pop("expected")) == ("Method A", "0/2", "given 50")
+        assert set(none.values()) == {"-"}
+
+
+def test_a_criterion_that_a_method_does_not_have_is_left_out() -> None:
+    """Points do not disagree; nothing is expected of that, nor held against them."""
+    points = {"tinfer_final": {"entropy": 0.6, "entropy_in_batches": None}}
+    row = cells_of(inferring({"agreement": (90, 100), "given": (93, 100)}), [tasks_told(1, **points)])
+    assert (row["TInfer, agreement"], row["TInfer, in batches"], row["TInfer, entropy"]) == ("-", "-", "60.00")
+    assert (row["expected"], row["reached"]) == ("given 93, agreement 90", "yes")
+
+
+@pytest.mark.parametrize(
+    ("expected", "reached"),
+    [
+        ({"given": (94.4, 100)}, "yes"),
+        ({"given": (94.6, 100)}, "no"),
+        ({"given": (90, 100), "entropy": (61, 100), "agreement": (71, 100), "batches": (91, 100)}, "yes"),
+        ({"given": (90, 100), "entropy": (62, 100)}, "no"),
+        ({"batches": (92, 100)}, "no"),
+        ({}, "-"),
+    ],
+)
+def test_all_that_is_expected_must_be_reached(expected: dict[str, tuple[float, float]], reached: str) -> None:
+    row = cells_of(inferring(expected), [tasks_told(1), tasks_told(2)])
+    assert row["reached"] == reached
+
+
+def test_published_numbers_stand_in_the_order_of_the_columns() -> None:
+    row = cells_of(inferring(published={"entropy": (71.5, 0.3), "given": (100.0, None)}), [])
+    assert row["published"] == "given 100, entropy 71.5"
+
+
+def test_what_a_run_says_of_tasks_is_kept_where_it_says_something(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tasks_told(1)["tasks"]
+
+    def run_grid(cells: Sequence[Cell], **options: Any) -> Iterator[tuple[Cell, dict[str, Any]]]:
+        for cell in cells:
+            summary: dict[str, Any] = {"average_accuracy": 0.5, "learning_accuracy": 0.75, **told}
+            if "b class" in cell.title:  # a learner with one model for all tasks
+                summary |= {"tinfer_final": None, "task_inference_accuracy": None}
+            cost = {"steps": 5, "seconds": 1.0, "train_seconds": 1.0}
+            memory = {"persistent_bytes": 7, "stores": "none"}
+            yield cell, {"summary": summary, "accuracy": [[0.5]], "cost": cost, "memory": memory}
+
+    monkeypatch.setattr(tables, "run_grid", run_grid)
+    results = reproduce(table(a=3, b=4), tmp_path / "runs", tmp_path / "results.json", seeds=[1])
+    assert [(r["entry"], r.get("tasks")) for r in results] == [("a", told), ("b", None)]
+    assert tables.read_results(tmp_path / "results.json") == results

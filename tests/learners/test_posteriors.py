@@ -169,6 +169,15 @@ def test_a_gradient_that_is_too_long_keeps_its_direction() -> None:
     assert bits(moved(2 * norm)) == bits(free)
 
 
+@pytest.mark.parametrize("method", [SeparatePosteriors, PosteriorReplay, VCL])
+def test_the_optimiser_begins_anew_with_each_task(method: Any) -> None:
+    """Whatever its own option says of that."""
+    stream = tiny_stream()
+    part = method(solver=MLP(hidden=(12,), optimiser=Adam(reset_each_task=False)))
+    assert at_step(part, stream, STEPS - 1).model.network.state()["optimiser"]
+    assert at_step(part, stream, STEPS).model.network.state()["optimiser"] == {}
+
+
 def test_a_step_of_several_samples_costs_as_many_networks_and_each_rehearsed_task_is_made_once() -> None:
     stream = tiny_stream()
     alone, several = (
@@ -337,7 +346,13 @@ def test_answers_in_several_parts_are_those_in_one(part: Part, at_once: int, mon
     whole, given = learner.predict(x), learner.predict(x, 1)
     seen: list[int] = []
     real = learner._predicted
-    monkeypatch.setattr(learner, "_predicted", lambda rows, task: seen.append(len(rows)) or real(rows, task))
+
+    def predicted(rows: Tensor, task: int | None) -> Prediction:
+        seen.append(len(rows))
+        found: Prediction = real(rows, task)
+        return found
+
+    monkeypatch.setattr(learner, "_predicted", predicted)
     monkeypatch.setattr(posteriors, "NETWORKS_AT_ONCE", at_once)
     parts = learner.predict(x)
     size = max(1, at_once // (1 if learner.posterior.deterministic else 10))
@@ -384,7 +399,9 @@ def test_a_network_with_batch_statistics_is_refused() -> None:
         if not refused:
             learner.build(IMAGES, Randomness(0), CPU)
             continue
-        with pytest.raises(OptionsError, match=r"solver: has buffers \(batch statistics\), which no hypernetwork makes"):
+        with pytest.raises(
+            OptionsError, match=r"solver: has buffers \(batch statistics\), which no hypernetwork makes"
+        ):
             learner.build(IMAGES, Randomness(0), CPU)
 
 
