@@ -234,7 +234,9 @@ def test_answers_are_those_of_the_models_that_the_criterion_prefers(part: Part, 
         others = [c for c in range(stream.spec.outputs) if c not in outputs]
         assert bool((answer.by_task[:, task, others] == -math.inf).all())
         given = learner.predict(x, task)
-        assert bits(given.scores) == bits(answer.by_task[:, task])
+        head = list(stream.spec.heads[task])
+        assert bits(given.scores[:, head]) == bits(answer.by_task[:, task][:, head])
+        assert bool((given.scores[:, [c for c in range(stream.spec.outputs) if c not in head]] == -math.inf).all())
         assert given.by_task is None
         assert given.task_scores is None
 
@@ -337,9 +339,9 @@ def test_answers_follow_the_weights() -> None:
 
 
 @every_method
-@pytest.mark.parametrize("at_once", [3, 40, 130])
+@pytest.mark.parametrize("at_once", [3, 40])
 def test_answers_in_several_parts_are_those_in_one(part: Part, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten samples of weights: a row at a time, four, all rows at once."""
+    """Ten samples of weights: a row at a time, or four; of points, three rows or all."""
     stream = tiny_stream()
     learner = train(part, stream).learner
     x = inputs(stream)

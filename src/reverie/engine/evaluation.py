@@ -76,7 +76,12 @@ class Evaluator:
         found = {"task_agnostic": agnostic.scores.argmax(dim=1) == y}
         models = agnostic.by_task
         if models is not None and test.since < models.shape[1]:
-            found["task_given"] = models[:, test.since].argmax(dim=1) == y
+            scores = models[:, test.since]
+            if self.scenario != "domain":
+                scores = scores.masked_fill(
+                    ~torch.isin(torch.arange(scores.shape[1]), torch.tensor(test.classes)).to(scores.device), -torch.inf
+                )
+            found["task_given"] = scores.argmax(dim=1) == y
         elif self.scenario != "domain":
             found["task_given"] = predict(x, test.head).scores.argmax(dim=1) == y
         if models is None or agnostic.task_scores is None:

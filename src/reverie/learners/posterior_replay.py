@@ -75,6 +75,13 @@ class PosteriorReplay(PosteriorLearner):
     def meta(self) -> HypernetworkOptions:
         return self.hypernetwork
 
+    def _enter(self, task: int) -> None:
+        super()._enter(task)
+        self._old: tuple[Tensor, ...] = ()
+        masks = [self.posterior.theta_mask(self.model.layout, self.outputs_of(old)) for old in range(task)]
+        if masks:  # (K, numel), 1 at what the model of an earlier task uses
+            self._masks = torch.stack(masks).to(self.device.torch_device, torch.float32)
+
     def keep(self) -> None:
         """What is made for the tasks before this one, or the hypernetwork that makes it."""
         if self.task < 1 or self.strength == 0:
@@ -83,7 +90,9 @@ class PosteriorReplay(PosteriorLearner):
             self.model.kept = cast(Hypernet, self.model.network.frozen().module)
         else:
             with torch.no_grad():
-                self.model.kept = self.model.hypernet(range(self.task)).clone()
+                # The same product as in a step, of one task more: what has not moved is then exactly 0 away, and not a rounding
+                # error that Adam makes a whole step of.
+                self.model.kept = self.model.hypernet([self.task, *range(self.task)])[1:].clone()
 
     def rehearsed(self) -> Sequence[int]:
         if self.task < 1 or self.strength == 0:
@@ -94,33 +103,36 @@ class PosteriorReplay(PosteriorLearner):
         return sorted(drawn[: self.old_tasks].tolist())
 
     def regulariser(self, made: Tensor, tasks: Sequence[int]) -> Tensor:
-        targets = self._targets(tasks)
+        old, new = self._targets(tasks), self._described(made)
         if self.divergence == "squared":
-            apart = made - targets
+            apart = new[0] - old[0]
             if self.mask_heads:
-                apart = apart * self._masks[torch.tensor(tasks)][:, None]
+                masks = self._masks if len(tasks) == len(self._masks) else self._masks[list(tasks)]
+                apart = apart * masks[:, None]
             return self.strength * apart.square().sum() / len(tasks)
-        mean, log_std = cast(tuple[Tensor, Tensor], self.posterior.moments(made))
-        old_mean, old_log_std = cast(tuple[Tensor, Tensor], self.posterior.moments(targets))
         if self.divergence == "forward-kl":
-            each = gaussian_kl(old_mean, old_log_std, mean, log_std)
+            each = gaussian_kl(*old, *new)
         elif self.divergence == "reverse-kl":
-            each = gaussian_kl(mean, log_std, old_mean, old_log_std)
+            each = gaussian_kl(*new, *old)
         else:
-            each = gaussian_wasserstein(mean, log_std.exp(), old_mean, old_log_std.exp())
+            each = gaussian_wasserstein(*new, *old)
         return self.strength * each.mean() / (self.task if self.normalise == "published" else 1)
 
-    def _targets(self, tasks: Sequence[int]) -> Tensor:
-        """(K, parts, numel)."""
+    def _described(self, theta: Tensor) -> tuple[Tensor, ...]:
+        """What the divergence is computed from, of posteriors (K, parts, numel)."""
+        if self.divergence == "squared":
+            return (theta,)
+        posterior = cast(MeanField, self.posterior)
+        return posterior.deviations(theta) if self.divergence == "wasserstein" else posterior.moments(theta)
+
+    def _targets(self, tasks: Sequence[int]) -> tuple[Tensor, ...]:
+        """``_described`` of these tasks when this one began; of what is stored, computed once a task."""
         kept = self.model.kept
-        if isinstance(kept, Tensor):
-            return kept if len(tasks) == len(kept) else kept[list(tasks)]
         assert kept is not None
         with torch.no_grad():
-            return cast(Tensor, kept(tasks))
-
-    def _enter(self, task: int) -> None:
-        super()._enter(task)
-        masks = [self.posterior.theta_mask(self.model.layout, self.outputs_of(old)) for old in range(task)]
-        if masks:  # (K, numel), 1 at what the model of an earlier task uses
-            self._masks = torch.stack(masks).to(self.device.torch_device, torch.float32)
+            if not isinstance(kept, Tensor):
+                return self._described(cast(Tensor, kept([self.task, *tasks])[1:]))
+            if not self._old:
+                self._old = self._described(kept)
+        parts = self._old
+        return parts if len(tasks) == len(kept) else tuple(part[list(tasks)] for part in parts)

@@ -182,7 +182,8 @@ class PosteriorLearner(SolverLearner):
             return masked(torch.zeros(len(x), self.spec.outputs, device=x.device), self.spec, self.task, task)
         if task is not None:
             head = self.outputs_of(task)
-            return Prediction(self._logs(self._probabilities(x, min(task, self.task), head).mean(dim=0), head))
+            logs = self._logs(self._probabilities(x, min(task, self.task), head).mean(dim=0), head)
+            return masked(logs, self.spec, self.task, task)
         heads = [self.outputs_of(t) for t in range(self.task + 1)]
         each = [self._probabilities(x, t, head) for t, head in enumerate(heads)]
         by_task = torch.stack([self._logs(p.mean(dim=0), head) for p, head in zip(each, heads, strict=True)], dim=1)

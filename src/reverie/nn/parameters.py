@@ -91,11 +91,12 @@ class ParameterSpec:
     def unflatten(self, vector: Tensor) -> dict[str, Tensor]:
         """(..., numel) -> parameters (..., *shape) by name, as views."""
         lead = vector.shape[:-1]
-        found = {
-            entry.name: vector[..., entry.start : entry.stop].view((*lead, *entry.shape)) for entry in self.entries
-        }
+        # One split, whose gradient is one concatenation: that of many slices is many vectors of zeros.
+        sizes = [entry.stop - entry.start for entry in self.entries]
+        *parts, last = vector.split([*sizes, self.numel - self.body], dim=-1)
+        found = {entry.name: part.view((*lead, *entry.shape)) for entry, part in zip(self.entries, parts, strict=True)}
         if self.head is not None:
-            rows = vector[..., self.body :].view(*lead, self.outputs, self.width + 1)
+            rows = last.view(*lead, self.outputs, self.width + 1)
             found["head.weight"], found["head.bias"] = rows[..., :-1], rows[..., -1]
         return found
 

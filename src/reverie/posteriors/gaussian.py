@@ -83,6 +83,10 @@ class MeanField(PosteriorFamily):
         zero = mean.new_zeros(())
         return gaussian_kl(mean, log_std, zero, zero + 0.5 * math.log(variance))
 
+    def deviations(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """(..., 2, numel) -> means and deviations, (..., numel) each."""
+        return theta[..., 0, :], softplus(theta[..., 1, :] + self.offset)
+
     def moments(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """(..., 2, numel) -> means and the logarithms of the deviations, (..., numel) each."""
         return theta[..., 0, :], log_softplus(theta[..., 1, :] + self.offset)

@@ -1,0 +1,378 @@
+"""Posterior replay: how far posteriors of earlier tasks have moved, against slow loops; what that holds, and what it leaves free."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from copy import deepcopy
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from reverie.checks import OptionsError
+from reverie.learners import PosteriorReplay
+from reverie.nn.hypernetworks import Chunked, Full
+from reverie.nn.optimisers import SGD, Adam
+from reverie.options import Part
+from reverie.posteriors import Dirac, MeanField, Radial
+from reverie.seeding import Position
+from reverie.solvers import MLP
+from reverie.storage import read_tree, write_tree
+from reverie.streams import ArrayStream
+from tests.learners.test_posteriors import CLASSES, PHASE, STEPS, at_step, rows_of
+from tests.tiny import Halt, bits, differing, halt_after, make_loop, recommending, tiny_stream, train
+
+BODY, ROW = 6 * 12 + 12, 12 + 1  # of the tiny network: parameters before its head, and of an output of it
+CHUNKED = Chunked(chunk_size=30, task_dim=4, chunk_dim=4)
+FULL = Full(task_dim=4, init="xavier")
+DIVERGENCES = ("squared", "forward-kl", "reverse-kl", "wasserstein")
+
+every_divergence = pytest.mark.parametrize("divergence", DIVERGENCES)
+every_target = pytest.mark.parametrize("targets", ["stored", "recomputed"])
+every_hypernetwork = pytest.mark.parametrize("hypernetwork", [CHUNKED, FULL], ids=["chunked", "full"])
+
+
+def made_for(learner: Any, *tasks: int) -> Tensor:
+    """(K, parts, numel) as the hypernetwork is now."""
+    with torch.no_grad():
+        found: Tensor = learner.model.hypernet(tasks).clone()
+    return found
+
+
+def embedding(learner: Any, task: int) -> Any:
+    return learner.model.hypernet.of(task)["embedding"]
+
+
+# ------------------------------------------------------------------------------- the regulariser
+
+
+@every_divergence
+@every_target
+@every_hypernetwork
+def test_nothing_has_moved_at_the_first_step_of_a_task(divergence: Any, targets: Any, hypernetwork: Any) -> None:
+    """Not by a rounding error either, of which Adam would make a whole step."""
+    stream = tiny_stream()
+    part = PosteriorReplay(divergence=divergence, targets=targets, hypernetwork=hypernetwork)
+    for task in (1, 2):
+        learner = at_step(part, stream, task * STEPS)
+        first, second = (learner.step(PHASE, rows_of(stream, task))["solver.regulariser"] for _ in range(2))
+        assert first == 0 < second
+
+
+def test_the_first_task_has_nothing_to_rehearse() -> None:
+    stream = tiny_stream()
+    learner = at_step(PosteriorReplay(), stream, 3)
+    assert learner.model.kept is None
+    assert "solver.regulariser" not in learner.step(PHASE, rows_of(stream, 0))
+
+
+@every_divergence
+@every_hypernetwork
+def test_the_regulariser_gives_the_new_embedding_no_gradient(divergence: Any, hypernetwork: Any) -> None:
+    learner = at_step(PosteriorReplay(divergence=divergence, hypernetwork=hypernetwork), tiny_stream(), 2 * STEPS + 3)
+    made = learner.model.hypernet([2, 0, 1])
+    regulariser = learner.regulariser(made[1:], [0, 1])
+    assert regulariser > 0
+    shared = next(p for name, p in learner.model.hypernet.named_parameters() if not name.startswith("own."))
+    new, *others = torch.autograd.grad(
+        regulariser, [embedding(learner, 2), *(embedding(learner, t) for t in (0, 1)), shared]
+    )
+    assert bool((new == 0).all())
+    assert all(bool((other != 0).any()) for other in others)
+
+
+def gaussian(theta: Tensor) -> list[tuple[float, float]]:
+    """Mean and deviation of each weight, from (2, numel)."""
+    return [(float(m), math.log1p(math.exp(float(rho) - 2.5))) for m, rho in zip(*theta.double(), strict=True)]
+
+
+def between(divergence: str, new: Tensor, old: Tensor) -> float:
+    """Weight by weight, of two posteriors (2, numel)."""
+    total = 0.0
+    for (m, s), (m_old, s_old) in zip(gaussian(new), gaussian(old), strict=True):
+        if divergence == "wasserstein":
+            total += (m - m_old) ** 2 + (s - s_old) ** 2
+            continue
+        if divergence == "forward-kl":  # from the old one to the new one, which is KL(old || new)
+            (m, s), (m_old, s_old) = (m_old, s_old), (m, s)
+        total += 0.5 * ((s**2 + (m_old - m) ** 2) / s_old**2 - 1 + 2 * math.log(s_old) - 2 * math.log(s))
+    return total
+
+
+@pytest.mark.parametrize("tasks", [(0, 1), (1,)], ids=["both", "one of two"])
+@pytest.mark.parametrize("normalise", ["mean", "published"])
+@pytest.mark.parametrize("divergence", ["forward-kl", "reverse-kl", "wasserstein"])
+def test_divergences_of_gaussians_are_what_a_loop_over_weights_finds(
+    divergence: Any, normalise: Any, tasks: tuple[int, ...]
+) -> None:
+    solver = MLP(hidden=(12,), optimiser=Adam(learning_rate=0.02))
+    part = PosteriorReplay(divergence=divergence, normalise=normalise, strength=0.3, hypernetwork=FULL, solver=solver)
+    stream = tiny_stream()
+    old = made_for(at_step(part, stream, 2 * STEPS), 0, 1)
+    learner = at_step(part, stream, 2 * STEPS + 5)
+    new = made_for(learner, 0, 1)
+    expected = 0.3 * sum(between(divergence, new[t], old[t]) for t in tasks) / len(tasks)
+    if normalise == "published":
+        expected /= 2  # however few are rehearsed
+    found = float(learner.regulariser(new[list(tasks)], tasks))
+    assert found == pytest.approx(expected, rel=1e-3)
+    # Far enough apart that one divergence is not taken for another.
+    values = [between(name, new[0], old[0]) for name in ("forward-kl", "reverse-kl", "wasserstein")]
+    assert all(abs(a / b - 1) > 0.02 for a, b in combinations(values, 2))
+
+
+@pytest.mark.parametrize("tasks", [(0, 1), (1,)], ids=["both", "one of two"])
+@pytest.mark.parametrize("mask_heads", [True, False])
+@pytest.mark.parametrize("scenario", ["class", "domain"])
+@pytest.mark.parametrize("posterior", [Dirac(), MeanField()], ids=["point", "gaussian"])
+def test_squared_distances_leave_out_the_heads_of_other_tasks(
+    posterior: Any, scenario: Any, mask_heads: bool, tasks: tuple[int, ...]
+) -> None:
+    part = PosteriorReplay(posterior=posterior, mask_heads=mask_heads, strength=0.3, hypernetwork=FULL)
+    stream = tiny_stream(scenario)
+    old = made_for(at_step(part, stream, 2 * STEPS), 0, 1)
+    learner = at_step(part, stream, 2 * STEPS + 5)
+    new = made_for(learner, 0, 1)
+    expected, free = 0.0, []
+    for task in tasks:
+        for place in range(new.shape[2]):
+            output = (place - BODY) // ROW if place >= BODY else None
+            if mask_heads and scenario == "class" and output is not None and output not in CLASSES[task]:
+                free.append((task, place))
+                continue
+            expected += sum(float(new[task, part, place] - old[task, part, place]) ** 2 for part in range(len(old[0])))
+    found = learner.regulariser(new.requires_grad_()[list(tasks)], tasks)
+    assert found.item() == pytest.approx(0.3 * expected / len(tasks), rel=1e-4)
+    (gradient,) = torch.autograd.grad(found, new)
+    zero = [(task, place) for task, place in np.argwhere((gradient == 0).all(dim=1).numpy()).tolist() if task in tasks]
+    assert zero == free
+    assert len(free) == (len(tasks) * 4 * ROW if mask_heads and scenario == "class" else 0)
+
+
+@pytest.mark.parametrize("divergence", ["squared", "reverse-kl"])
+@every_hypernetwork
+def test_stored_and_recomputed_targets_train_the_same_weights(divergence: Any, hypernetwork: Any) -> None:
+    """To the last bit; where a step draws some of the tasks, but for the rounding of larger products."""
+    part = PosteriorReplay(divergence=divergence, hypernetwork=hypernetwork)
+    stream = tiny_stream(tasks=4)
+    stored, recomputed = (train(part.clone().set_params(targets=how), stream) for how in ("stored", "recomputed"))
+    assert stored.result["matrices"] == recomputed.result["matrices"]
+    weights = [dict(run.learner.model.hypernet.state_dict()) for run in (stored, recomputed)]
+    assert differing(*weights) == []
+
+
+def test_what_is_kept_grows_with_the_tasks_where_targets_are_stored_alone() -> None:
+    stream = tiny_stream(tasks=4)
+    numel = BODY + 8 * ROW
+    for targets in ("stored", "recomputed"):
+        bytes_kept = []
+        for task in range(4):
+            learner = at_step(PosteriorReplay(targets=targets, hypernetwork=FULL), stream, task * STEPS + 1)
+            bytes_kept.append(learner.model.working_bytes() - learner.model.network.working_bytes())
+        hypernetwork = 4 * 2 * numel * 5  # a bias and four weights for each number
+        embeddings = 4 * 4
+        if targets == "stored":
+            assert bytes_kept == [4 * 2 * numel * task for task in range(4)]
+        else:  # with the embedding of the new task, which is there when the copy is made
+            assert bytes_kept == [0, *(hypernetwork + embeddings * (task + 1) for task in range(1, 4))]
+        assert train(PosteriorReplay(targets=targets), tiny_stream()).learner.model.kept is None
+
+
+# ------------------------------------------------------------------------------- a few old tasks a step
+
+
+def rehearsals(part: Part, stream: ArrayStream, prepare: Any = lambda learner: None) -> tuple[Any, list[Any]]:
+    """A loop that is not run yet, and by (task, step) the tasks that the regulariser will look at."""
+    seen: list[Any] = []
+
+    def spy(learner: Any) -> None:
+        real = learner.regulariser
+
+        def regulariser(made: Tensor, tasks: Any) -> Tensor:
+            assert len(made) == len(tasks)
+            seen.append((learner.task, learner.rng.position.step, tuple(tasks)))
+            found: Tensor = real(made, tasks)
+            return found
+
+        learner.regulariser = regulariser
+        prepare(learner)
+
+    return make_loop(part, stream, prepare=spy), seen
+
+
+def test_each_step_rehearses_a_few_old_tasks_drawn_anew() -> None:
+    loop, seen = rehearsals(PosteriorReplay(old_tasks=2), tiny_stream(tasks=5))
+    loop.run()
+    assert [(task, step) for task, step, _ in seen] == [(task, step) for task in range(1, 5) for step in range(STEPS)]
+    for task, _, tasks in seen:
+        assert len(set(tasks)) == len(tasks) == min(task, 2)
+        assert set(tasks) <= set(range(task))
+    last = [tasks for task, _, tasks in seen if task == 4]
+    assert len(set(last)) > 2
+    assert {t for tasks in last for t in tasks} == {0, 1, 2, 3}
+
+
+def test_all_old_tasks_are_rehearsed_where_nothing_else_is_asked() -> None:
+    for old_tasks in (None, 9):
+        loop, seen = rehearsals(PosteriorReplay(old_tasks=old_tasks), tiny_stream(tasks=4))
+        loop.run()
+        assert {(task, tasks) for task, _, tasks in seen} == {(1, (0,)), (2, (0, 1)), (3, (0, 1, 2))}
+
+
+def test_all_subsets_of_old_tasks_are_equally_likely() -> None:
+    """3000 steps, six pairs of four tasks; chi squared with 5 degrees of freedom, 5 sigma."""
+    learner = at_step(PosteriorReplay(old_tasks=2), tiny_stream(tasks=5, steps=1), 4)
+    counts: Counter[tuple[int, ...]] = Counter()
+    for step in range(3000):
+        learner.rng.position = Position(4, 0, step)
+        counts[tuple(learner.rehearsed())] += 1
+    assert set(counts) == set(combinations(range(4), 2))
+    assert sum((count - 500) ** 2 / 500 for count in counts.values()) < 5 + 5 * math.sqrt(10)
+
+
+@every_target
+@pytest.mark.parametrize("old_tasks", [None, 1])
+def test_a_run_that_died_within_a_task_goes_on_as_if_it_had_not(targets: Any, old_tasks: Any, tmp_path: Path) -> None:
+    part = PosteriorReplay(targets=targets, old_tasks=old_tasks, hypernetwork=CHUNKED)
+    whole, expected = rehearsals(part, tiny_stream())
+    result = whole.run()
+    at = {1: STEPS + 3, 2: 2 * STEPS + 3}
+    for task, steps in at.items():
+        broken, before = rehearsals(part, tiny_stream(), halt_after(steps))
+        with pytest.raises(Halt):
+            broken.run()
+        write_tree(tmp_path / f"state {task}", broken.learner.state())
+        loop, after = rehearsals(part, tiny_stream())
+        loop.learner.load(read_tree(tmp_path / f"state {task}"))
+        assert isinstance(loop.learner.model.kept, Tensor) == (targets == "stored")
+        loop.record.load(deepcopy(broken.record.state()), torch.device("cpu"))
+        loop.cursor = broken.cursor
+        assert loop.run()["matrices"] == result["matrices"]
+        assert differing(whole.learner.state(), loop.learner.state()) == []
+        assert before + after == expected
+
+
+# ------------------------------------------------------------------------------- what is held
+
+
+def test_without_strength_nothing_is_rehearsed_and_nothing_kept() -> None:
+    stream = tiny_stream()
+    loop, seen = rehearsals(PosteriorReplay(strength=0.0), stream)
+    loop.run()
+    assert seen == []
+    learner = at_step(PosteriorReplay(strength=0.0), stream, STEPS + 3)
+    assert learner.model.kept is None
+    assert learner.rehearsed() == ()
+    assert set(learner.step(PHASE, rows_of(stream, 1))) == {"solver.cross-entropy", "solver.kl"}
+
+
+@every_hypernetwork
+def test_embeddings_of_earlier_tasks_move_by_the_regulariser_alone(hypernetwork: Any) -> None:
+    """By gradient descent each goes down the regulariser and nothing else; without strength not at all."""
+    stream = tiny_stream()
+    solver = MLP(hidden=(12,), optimiser=SGD(learning_rate=1e-4))
+    part = PosteriorReplay(strength=50.0, hypernetwork=hypernetwork, solver=solver)
+    learner = at_step(part, stream, 2 * STEPS + 3)
+    old = [embedding(learner, task) for task in (0, 1)]
+    gradients = torch.autograd.grad(learner.regulariser(learner.model.hypernet([0, 1]), (0, 1)), old)
+    before = [e.detach().clone() for e in (*old, embedding(learner, 2))]
+    learner.step(PHASE, rows_of(stream, 2))
+    for e, gradient, was in zip(old, gradients, before, strict=False):
+        assert gradient.abs().max() > 1e-3
+        torch.testing.assert_close(e.detach() - was, -1e-4 * gradient, rtol=1e-2, atol=1e-6)
+    assert bits(embedding(learner, 2)) != bits(before[2])
+
+    free = part.clone().set_params(strength=0.0)
+    early, late = at_step(free, stream, 2 * STEPS), at_step(free, stream, 3 * STEPS - 1)
+    for task in (0, 1):
+        assert bits(embedding(early, task)) == bits(embedding(late, task))
+        assert bits(made_for(early, task)) != bits(made_for(late, task))  # by the weights that all tasks share
+
+
+def test_embeddings_of_earlier_tasks_wait_for_something_to_have_moved() -> None:
+    """At the first step of a task the regulariser is at its minimum; what gradient there is, is rounding."""
+    stream = tiny_stream()
+    solver = MLP(hidden=(12,), optimiser=SGD(learning_rate=1e-3))
+    learner = at_step(PosteriorReplay(solver=solver, hypernetwork=FULL), stream, STEPS)
+    moved = []
+    for _ in range(2):
+        before = [embedding(learner, task).detach().clone() for task in (0, 1)]
+        learner.step(PHASE, rows_of(stream, 1))
+        moved.append([float((embedding(learner, task) - before[task]).detach().norm()) for task in (0, 1)])
+    (old_first, new_first), (old_second, new_second) = moved
+    assert old_first < 1e-4 * old_second
+    assert min(new_first, new_second) > 0
+
+
+def contradicting() -> ArrayStream:
+    """Three tasks with the same two clouds, each of which turns the labels of the one before round."""
+    rng = np.random.default_rng(0)
+    y = np.arange(64) % 2
+    x = (0.5 + 0.25 * (2 * y[:, None] - 1) + 0.05 * rng.standard_normal((64, 3))).astype("float32")
+    labels = [y, 1 - y, y]
+    return recommending(ArrayStream.from_arrays([(x, t, x, t) for t in labels], "domain"), steps=60, batch_size=16)
+
+
+def test_a_strong_regulariser_keeps_what_is_lost_without_it() -> None:
+    """How much is lost without it depends on how alike the embeddings happen to be: a mean over seeds."""
+    part = PosteriorReplay(
+        posterior=Dirac(),
+        hypernetwork=Chunked(chunk_size=25, task_dim=4, chunk_dim=4, hidden=(6,)),
+        kl_weight=0.0,
+        solver=MLP(hidden=(12,), optimiser=Adam(learning_rate=0.03)),
+    )
+    strong, without = (
+        [
+            train(part.clone().set_params(strength=strength), contradicting(), seed=seed).result["summary"]
+            for seed in range(3)
+        ]
+        for strength in (100.0, 0.0)
+    )
+    for summary in strong:
+        assert summary["tgiven_during"] > 0.97
+        assert abs(summary["tgiven_final"] - summary["tgiven_during"]) < 0.02
+    during, final = (np.mean([summary[name] for summary in without]) for name in ("tgiven_during", "tgiven_final"))
+    assert during > 0.9
+    assert final < during - 0.1
+
+
+@every_divergence
+def test_the_stronger_the_regulariser_the_less_posteriors_move(divergence: Any) -> None:
+    """Of the first task, over all that are learnt after it, whichever divergence holds them."""
+    stream = contradicting()
+    moved = []
+    for strength in (0.0, 10.0, 1000.0):
+        part = PosteriorReplay(
+            divergence=divergence,
+            hypernetwork=CHUNKED,
+            strength=strength,
+            solver=MLP(hidden=(12,), optimiser=Adam(learning_rate=0.01)),
+            steps=20,
+        )
+        then, now = made_for(at_step(part, stream, 20), 0), made_for(train(part, stream).learner, 0)
+        moved.append(between("wasserstein", now[0], then[0]))
+    assert moved[0] > 3 * moved[1]
+    assert moved[1] > 3 * moved[2]
+
+
+# ------------------------------------------------------------------------------- options that are refused
+
+
+def test_divergences_of_gaussians_are_refused_for_other_posteriors() -> None:
+    for divergence in ("forward-kl", "reverse-kl", "wasserstein"):
+        for posterior in (Dirac(), Radial()):
+            with pytest.raises(OptionsError, match=f"divergence = '{divergence}': between Gaussians alone"):
+                PosteriorReplay(posterior=posterior, divergence=divergence)
+        assert PosteriorReplay(divergence=divergence).divergence == divergence
+    assert PosteriorReplay(posterior=Radial()).divergence == "squared"
+
+
+def test_the_published_normalisation_of_squared_distances_is_refused() -> None:
+    with pytest.raises(OptionsError, match="normalise = 'published': concerns the divergences between Gaussians"):
+        PosteriorReplay(normalise="published")
+    assert PosteriorReplay(normalise="published", divergence="wasserstein").normalise == "published"

@@ -1,0 +1,140 @@
+"""Variational continual learning: which prior each task has, and where the posterior goes that no data pull."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal, kl_divergence
+from torch.nn.functional import softplus
+
+from reverie.checks import OptionsError
+from reverie.learners import VCL
+from reverie.nn.optimisers import Adam
+from reverie.posteriors import Dirac, Radial
+from reverie.seeding import Position
+from reverie.solvers import Module
+from reverie.streams.rows import TensorRows
+from reverie.types import Task
+from tests.learners.test_posteriors import PHASE, STEPS, at_step, rows_of
+from tests.learners.vectors import built
+from tests.tiny import bits, tiny_stream
+
+BODY, ROW = 6 * 12 + 12, 12 + 1  # of the tiny network: parameters before its head, and of an output of it
+
+
+def posterior_of(learner: Any, task: int = 0) -> tuple[Tensor, Tensor]:
+    """Means and deviations (numel,)."""
+    theta = learner.model.hypernet([task])[0].detach()
+    return theta[0], softplus(theta[1] - 2.5)
+
+
+def of_outputs(classes: set[int], outputs: int = 6) -> Tensor:
+    """(numel,) bool, the rows of the head that belong to these outputs."""
+    rows = torch.zeros(outputs, ROW, dtype=torch.bool)
+    rows[sorted(classes)] = True
+    return torch.cat([torch.zeros(BODY, dtype=torch.bool), rows.flatten()])
+
+
+@pytest.mark.parametrize("fresh_heads", [True, False])
+@pytest.mark.parametrize("variance", [1.0, 0.25])
+def test_the_first_prior_is_the_same_for_all_weights(variance: float, fresh_heads: bool) -> None:
+    stream = tiny_stream()
+    learner = at_step(VCL(prior_variance=variance, fresh_heads=fresh_heads), stream, 0)
+    prior = learner.model.kept
+    assert bool((prior[0] == 0).all())
+    torch.testing.assert_close(prior[1].exp().square(), torch.full_like(prior[1], variance))
+    expected = kl_divergence(Normal(*posterior_of(learner)), Normal(0.0, math.sqrt(variance))).sum()
+    found = learner.step(PHASE, rows_of(stream, 0))["solver.kl"]
+    assert expected > 100
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("fresh_heads", [True, False])
+@pytest.mark.parametrize(
+    ("scenario", "active", "untrained"),
+    [
+        ("task", "current", [{2, 3, 4, 5}, {4, 5}]),
+        ("class", "current", [{2, 3, 4, 5}, {4, 5}]),
+        ("class", "all-so-far", [{2, 3, 4, 5}, {4, 5}]),
+        ("class", "all", [set(), set()]),
+        ("domain", "current", [set(), set()]),
+    ],
+)
+def test_a_posterior_becomes_the_prior_of_the_next_task_but_for_heads_that_none_has_trained(
+    scenario: Any, active: Any, untrained: list[set[int]], fresh_heads: bool
+) -> None:
+    part = VCL(active_classes=active, fresh_heads=fresh_heads, prior_variance=0.5, kl_weight=0.1)
+    stream = tiny_stream(scenario)
+    for task in (1, 2):
+        learner = at_step(part, stream, task * STEPS)
+        mean, std = posterior_of(learner)
+        fresh = of_outputs(untrained[task - 1] if fresh_heads else set(), stream.spec.outputs)
+        expected_mean = torch.where(fresh, torch.zeros(()), mean)
+        expected_std = torch.where(fresh, torch.tensor(math.sqrt(0.5)), std)
+        prior = learner.model.kept
+        torch.testing.assert_close(prior[0], expected_mean, rtol=0, atol=0)
+        torch.testing.assert_close(prior[1].exp(), expected_std, rtol=1e-5, atol=0)
+
+        # Nothing has moved, so there is no divergence, but of heads whose prior is another one.
+        apart = kl_divergence(Normal(mean, std), Normal(0.0, math.sqrt(0.5)))[fresh].sum()
+        found = learner.step(PHASE, rows_of(stream, task))["solver.kl"]
+        torch.testing.assert_close(found, apart, rtol=1e-4, atol=0)
+        assert (float(found) == 0) == (not bool(fresh.any()))
+        assert float(learner.step(PHASE, rows_of(stream, task))["solver.kl"]) != float(found)
+
+
+def test_the_prior_stays_as_it_is_while_a_task_is_learnt() -> None:
+    stream = tiny_stream()
+    early, late = (at_step(VCL(), stream, STEPS + more) for more in (0, 6))
+    assert bits(early.model.kept) == bits(late.model.kept)
+    assert bits(early.model.hypernet.one) != bits(late.model.hypernet.one)
+    expected = kl_divergence(Normal(*posterior_of(late)), Normal(late.model.kept[0], late.model.kept[1].exp())).sum()
+    torch.testing.assert_close(late.step(PHASE, rows_of(stream, 1))["solver.kl"], expected, rtol=1e-3, atol=0)
+
+
+def test_all_tasks_are_answered_by_one_posterior() -> None:
+    learner = at_step(VCL(), tiny_stream(), 2 * STEPS + 3)
+    made = learner.model.hypernet([0, 1, 2])
+    assert bits(made[0]) == bits(made[1]) == bits(made[2])
+    assert dict(learner.memory().persistent) == {"solver": 2 * (BODY + 6 * ROW) * 4}
+
+
+def test_data_make_the_posterior_narrower_task_by_task_and_what_they_do_not_touch_keeps_the_prior() -> None:
+    """Logistic regression. The third input is always 0, so the exact posterior of its weights is the first prior, and so is the one found; what
+    the rows pull at knows after each task more than before, though each task shows 30 rows alone."""
+    solver = Module(factory=lambda shape: nn.Identity(), optimiser=Adam(learning_rate=0.02))
+    learner = built(VCL(solver=solver, kl_weight=1.0, prior_variance=0.25, start="gaussian", samples=10), 3, 2)
+    x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    y = (x[:, 0] + 0.5 * x[:, 1] > 0).long()
+    x[:, 2] = 0
+    widths = []
+    for task in range(2):
+        part = slice(task * 30, task * 30 + 30)
+        rows = TensorRows(x[part], y[part])
+        learner.begin_task(Task(task, "part", (0, 1), rows))
+        batch, seen = rows.take(torch.arange(30)), []
+        for step in range(450):
+            learner.rng.position = Position(task, 0, step)
+            learner.step(PHASE, batch)
+            if step >= 250:  # what the noise of the samples does to single steps is averaged out
+                seen.append(torch.stack(posterior_of(learner)).view(2, 2, 4))  # of each output three weights and a bias
+        mean, std = torch.stack(seen).mean(dim=0)
+        torch.testing.assert_close(std[:, 2], torch.full((2,), 0.5), rtol=0.02, atol=0)
+        torch.testing.assert_close(mean[:, 2], torch.zeros(2), rtol=0, atol=0.02)
+        slopes = mean[1] - mean[0]
+        assert slopes[0] > slopes[1] > 0.1
+        widths.append(std[:, [0, 1]])
+    assert bool((widths[0] < 0.47).all())
+    assert bool((widths[1] < 0.97 * widths[0]).all())
+
+
+def test_a_posterior_without_a_density_is_refused() -> None:
+    for posterior in (Dirac(), Radial()):
+        with pytest.raises(
+            OptionsError, match="a posterior that becomes a prior must have a density; use posterior = 'gaussian'"
+        ):
+            VCL(posterior=posterior)
