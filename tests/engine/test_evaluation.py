@@ -92,7 +92,9 @@ class Models:
 
 
 def rows_told(rows: Sequence[Sequence[float]], labels: Sequence[int], since: int) -> TestSet:
-    return TestSet(f"task {since}", (2 * since, 2 * since + 1), TensorRows(torch.tensor(rows), torch.tensor(labels)), since, since)
+    return TestSet(
+        f"task {since}", (2 * since, 2 * since + 1), TensorRows(torch.tensor(rows), torch.tensor(labels)), since, since
+    )
 
 
 # Of each row the answer within a task, then the score of each of two tasks.
