@@ -1,6 +1,6 @@
 """Hyper-parameters are chosen on training rows held out, never on test rows: this repeats the choices that the pages tell of.
 
-python -m benchmarks.choices ewc|si|fisher|ewc-rotated|ewc-permuted|components|support|normalise [--seeds 100 101 102]
+python -m benchmarks.choices ewc|si|fisher|ewc-rotated|ewc-permuted|posterior-digits|components|support|normalise [--seeds 100 101 102]
 """
 
 from __future__ import annotations
@@ -32,6 +32,17 @@ def _domains(stream: str) -> Mapping[str, Any]:
     )
 
 
+def _points(rate: float, init: str) -> dict[str, Any]:
+    """Posterior replay of the table pmr-digits, with points."""
+    learner = dict(TABLES["pmr-digits"].entries["pr-dirac"].override["learner"])
+    optimiser = {"name": "adam", "learning_rate": rate}
+    return {
+        **learner,
+        "solver": {**learner["solver"], "optimiser": optimiser},
+        "hypernetwork": {"name": "full", "init": init},
+    }
+
+
 # name: what is shared by all candidates, and what each sets in the learner
 CHOICES: dict[str, tuple[Mapping[str, Any], dict[str, dict[str, Any]]]] = {
     "ewc": (DIGITS, {f"{10.0**k:g}": {"name": "ewc", "strength": 10.0**k} for k in range(8)}),
@@ -44,6 +55,10 @@ CHOICES: dict[str, tuple[Mapping[str, Any], dict[str, dict[str, Any]]]] = {
         f"ewc-{stream}": (_domains(stream), {f"{10.0**k:g}": {"strength": 10.0**k} for k in range(5)})
         for stream in ("rotated", "permuted")
     },
+    "posterior-digits": (
+        merged(DIGITS, {"scenario": "class"}),
+        {f"{init}, {rate:g}": _points(rate, init) for init in ("main", "xavier") for rate in (1e-3, 1e-4)},
+    ),
     "components": (
         LATENTS,
         {str(k): {"method": {"generator": {"density": {"components": k}}}} for k in (1, 20, 60, 150)},
