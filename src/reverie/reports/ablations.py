@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
 from reverie.experiments.tables import Measured, PublishedTable, mean_and_error, measured
 from reverie.reports.figures import FAINT, INK, RC, SERIES
@@ -41,7 +41,9 @@ def draw_ablation(table: PublishedTable, results: Sequence[Mapping[str, Any]], p
                     values, [places[v] for v in mine], "|", color=colour, markersize=9, markeredgewidth=2, label=stream
                 )
             axes.set(xscale="log", xlabel=label)
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+            axes.xaxis.set_minor_formatter(NullFormatter())  # within one decade matplotlib would label these too
         spent.legend(fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderpad=0)
         panels[0].set_yticks(list(places.values()), list(titles.values()))
         figure.savefig(path)
