@@ -13,6 +13,7 @@ from reverie.checks import DataError, OptionsError
 from reverie.learners import LEARNERS
 from reverie.learners.posteriors import PosteriorLearner
 from reverie.options import signature, to_options
+from reverie.reports.records import read_runs
 from reverie.streams import Stream
 
 LEARNER = {"name": "generative-replay", "steps": 120, "generator": {"name": "vae", "kl_weight": 0.1}}
@@ -74,6 +75,7 @@ def test_every_kind_of_learner_takes_on_classes(learner: str, tmp_path: Path) ->
     held_back = learner in ("ewc", "si") or "method" in options or given is not None
     assert (run.predict(x, given) == y).mean() > (0.7 if held_back else 0.9)
     assert (reverie.load(tmp_path / "b").predict(x) == run.predict(x)).all()
+    assert all(record.complete for record in read_runs([tmp_path]))  # as the report page reads them
 
 
 def test_what_cannot_be_learnt_on_is_refused(january: Path, tmp_path: Path) -> None:

@@ -309,7 +309,7 @@ def _runs(groups: Sequence[Group]) -> list[tuple[str, ...]]:
             *group.setting,
             str(record.result.seed),
             record.result.status,
-            words.percent(record.result.summary.get("average_accuracy")),
+            words.percent(record.result.number("average_accuracy")),
             str(record.folder),
         )
         for group in groups

@@ -83,12 +83,19 @@ class Result(Saved):
     tasks: list[str]
     classes: list[Any] = Field(default_factory=list)
     accuracy: list[Row]
-    summary: dict[str, float | None]
+    summary: dict[
+        str, float | dict[str, float | None] | None
+    ]  # by name; what is inferred of the task also by criterion
     memory: Memory
     cost: Cost
     findings: list[FindingLine] = Field(default_factory=list)
     warnings: list[str] = Field(default_factory=list)
     options: dict[str, Any]
+
+    def number(self, name: str) -> float | None:
+        """Of the summary; None where undefined, or where the name stands for several."""
+        value = self.summary.get(name)
+        return None if isinstance(value, dict) else value
 
     @pydantic.model_validator(mode="after")
     def _rectangular(self) -> Result:

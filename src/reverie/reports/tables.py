@@ -163,7 +163,7 @@ def summary_row(group: Group) -> SummaryRow:
         return Estimate.of([value(record) for record in complete])
 
     def measure(name: str) -> Estimate:
-        return over_seeds(lambda record: record.result.summary.get(name))
+        return over_seeds(lambda record: record.result.number(name))
 
     stores = sorted({record.result.memory.stores for record in group.shown if record.result.memory.stores})
     return SummaryRow(
