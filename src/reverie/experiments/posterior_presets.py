@@ -56,7 +56,7 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
             *(MODES, "modes", 5001, 32, 1e-4, "posterior-replay"),
             **{**_POINT, "strength": 0.01, "hypernetwork": _full(10, 10, task_dim=2, init="xavier")},
         ),
-        "15,000 steps, a quarter of a minute",
+        "15,000 steps",
     ),
     "pr-bbb-modes": (
         _row(
@@ -70,7 +70,7 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
             normalise="published",
             hypernetwork=_full(50, 50, activation="sigmoid", task_dim=32, init="gaussian"),
         ),
-        "15,000 steps, half a minute",
+        "15,000 steps",
     ),
     "pr-radial-modes": (
         _row(
@@ -82,7 +82,7 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
             strength=1.0,
             hypernetwork=_full(50, 50, task_dim=8, init="main"),
         ),
-        "15,000 steps, half a minute",
+        "15,000 steps",
     ),
     "pr-ssge-modes": (
         _row(
@@ -94,7 +94,7 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
             posterior={**_IMPLICIT, "latent_dim": 32, "bandwidth": 1.0, "keep": 0.9, "stein_samples": 100},
             hypernetwork=_full(100, 100, task_dim=32, init="xavier"),
         ),
-        "60,000 steps, some five minutes",
+        "60,000 steps",
     ),
     "pr-avb-modes": (
         _row(
@@ -105,7 +105,7 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
             posterior={**_IMPLICIT, **_SIGMOID_RATIO, "latent_dim": 8, "hidden": [100, 100]},
             hypernetwork=_full(100, 100, task_dim=2, init="xavier"),
         ),
-        "15,000 steps, some three minutes",
+        "15,000 steps",
     ),
     "pr-avb-modes-b": (
         _row(
@@ -116,13 +116,13 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
             posterior={**_IMPLICIT, **_SIGMOID_RATIO, "latent_dim": 8, "activation": "sigmoid"},
             hypernetwork=_full(100, 100, task_dim=2, init="xavier"),
         ),
-        "60,000 steps, some five minutes",
+        "60,000 steps",
     ),
     "vcl-modes": (
         _row(
             *(MODES, "modes", 10001, 32, 5e-4, "vcl"), posterior=_GAUSSIAN, samples=100, kl_weight=1.0, start="gaussian"
         ),
-        "30,000 steps, a minute",
+        "30,000 steps",
     ),
     "sp-bbb-modes": (
         _row(
@@ -133,18 +133,18 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
             clip=1.0,
             start="gaussian",
         ),
-        "30,000 steps, half a minute",
+        "30,000 steps",
     ),
     "sp-dirac-modes": (
         _row(*(MODES, "modes", 10001, 32, 1e-3, "separate-posteriors"), **_POINT, clip=1.0),
-        "30,000 steps, half a minute",
+        "30,000 steps",
     ),
     "fine-tuning-modes": (
         _row(
             *(MODES, "modes", 2001, 32, 1e-3, "posterior-replay"),
             **{**_POINT, "strength": 0.0, "hypernetwork": {"name": "single"}},
         ),
-        "6,000 steps, seconds",
+        "6,000 steps",
     ),
     # ------------------------------------------------------------------------------ Split MNIST
     "pr-dirac-split-mnist-small": (
@@ -152,14 +152,14 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
             *(MNIST, "small", 5000, 32, 5e-4, "posterior-replay"),
             **{**_POINT, "strength": 10.0, "hypernetwork": _chunked(8000, 10, 10, 10, 10, chunk_std=0.1)},
         ),
-        "25,000 steps, two minutes",
+        "25,000 steps",
     ),
     "pr-dirac-split-mnist": (
         _row(
             *(MNIST, "default", 5000, 128, 1e-4, "posterior-replay"),
             **{**_POINT, "strength": 2.0, "hypernetwork": _chunked(4500, 100, 100, activation="sigmoid")},
         ),
-        "25,000 steps, some ten minutes",
+        "25,000 steps",
     ),
     "pr-dirac-sr-split-mnist": (
         _row(
@@ -171,14 +171,14 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
                 "hypernetwork": _chunked(4500, 100, 100, activation="sigmoid"),
             },
         ),
-        "25,000 steps, some ten minutes",
+        "25,000 steps",
     ),
     "pr-dirac-split-mnist-lenet": (
         _row(
             *(MNIST, "lenet", 5000, 128, 1e-3, "posterior-replay"),
             **{**_POINT, "strength": 2.0, "hypernetwork": _chunked(38000, 10, 10, chunk_dim=16)},
         ),
-        "25,000 steps, half an hour",
+        "25,000 steps",
     ),
     "pr-bbb-split-mnist-small": (
         _row(
@@ -191,7 +191,7 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
             normalise="published",
             hypernetwork=_chunked(2500, **_OWN_CHUNKS),
         ),
-        "25,000 steps, some eight minutes",
+        "25,000 steps",
     ),
     "pr-bbb-split-mnist": (
         _row(
@@ -204,7 +204,7 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
             normalise="published",
             hypernetwork=_chunked(1350, 100, 250, 500, task_dim=64, chunks_per_task=True),
         ),
-        "10,000 steps of 20 GFLOP, hours",
+        "10,000 steps",
     ),
     "pr-bbb-split-mnist-lenet": (
         _row(
@@ -217,7 +217,7 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
             normalise="published",
             hypernetwork=_chunked(78000, 10, 10, task_dim=64),
         ),
-        "25,000 steps, half an hour",
+        "25,000 steps",
     ),
     "pr-radial-split-mnist-small": (
         _row(
@@ -228,11 +228,11 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
             strength=1.0,
             hypernetwork=_chunked(2500, chunks_per_task=True, task_std=0.1),
         ),
-        "10,000 steps, a minute",
+        "10,000 steps",
     ),
     "vcl-split-mnist-small": (
         _row(*(MNIST, "small", 2000, 128, 1e-4, "vcl"), posterior=_GAUSSIAN, samples=10, kl_weight=10.0, start="main"),
-        "10,000 steps, two minutes",
+        "10,000 steps",
     ),
     "vcl-split-mnist": (
         _row(
@@ -243,7 +243,7 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
             clip=1.0,
             start="gaussian",
         ),
-        "10,000 steps, two minutes",
+        "10,000 steps",
     ),
     "sp-bbb-split-mnist-small": (
         _row(
@@ -253,11 +253,11 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
             kl_weight=0.01,
             start="gaussian",
         ),
-        "10,000 steps, ten minutes",
+        "10,000 steps",
     ),
     "sp-dirac-split-mnist-small": (
         _row(*(MNIST, "small", 5000, 128, 5e-4, "separate-posteriors"), **_POINT),
-        "25,000 steps, a minute",
+        "25,000 steps",
     ),
     # ------------------------------------------------------------------------------ Permuted MNIST, 10 tasks
     "pr-dirac-permuted-mnist-small": (
@@ -266,7 +266,7 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
             **{**_POINT, "strength": 250.0, "clip": 1.0},
             hypernetwork=_chunked(750, 100, 100, chunk_dim=16, chunk_std=0.1, chunks_per_task=True),
         ),
-        "50,000 steps, half an hour",
+        "50,000 steps",
     ),
     "pr-bbb-permuted-mnist-small": (
         _row(
@@ -280,6 +280,6 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
             normalise="published",
             hypernetwork=_chunked(2900, **_OWN_CHUNKS),
         ),
-        "50,000 steps, half an hour",
+        "50,000 steps",
     ),
 }
