@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -70,13 +71,13 @@ class Hypernet(nn.Module):
         """(n,) numbers for a place."""
         return std * torch.randn(n, generator=generator(self.seed, "hypernetwork", *where))
 
+    @abstractmethod
     def grow(self, spec: ParameterSpec, base: Tensor) -> None:
         """For a main network whose head has become longer; base: its initial parameters."""
-        raise NotImplementedError
 
+    @abstractmethod
     def multiplications(self, tasks: int) -> int:
         """Multiply-accumulates of ``forward`` for so many tasks."""
-        raise NotImplementedError
 
 
 class FullModule(Hypernet):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -36,11 +37,13 @@ class PosteriorFamily(Part):
     def deterministic(self) -> bool:
         return False
 
+    @abstractmethod
     def noise(self, n: int, spec: ParameterSpec, rng: torch.Generator) -> Tensor:
-        raise NotImplementedError
+        """(n, k), all that is random in n samples, whatever theta."""
 
+    @abstractmethod
     def sample(self, theta: Tensor, spec: ParameterSpec, noise: Tensor) -> Tensor:
-        raise NotImplementedError
+        """(n, numel) weights, differentiable in theta."""
 
     def theta_spec(self, spec: ParameterSpec) -> ParameterSpec:
         """The layout of each part of theta, for a network of this layout."""
