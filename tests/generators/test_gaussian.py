@@ -145,6 +145,25 @@ def test_factors_are_the_leading_directions() -> None:
     torch.testing.assert_close(low.covariance(), root @ root.T, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("rows_of_it", [200, 20])  # fewer rows than dimensions: most variances are zero
+def test_few_of_many_directions_are_those_of_the_whole_decomposition(rows_of_it: int) -> None:
+    z = rows(rows_of_it, d=60).double() * torch.linspace(3, 0.1, 60).double()
+    fitted = Gaussian(covariance="low-rank", rank=4, shrinkage="none").fit(z, seeded())
+    covariance = Gaussian(shrinkage="none").fit(z, seeded()).covariance()
+    values, vectors = torch.linalg.eigh(covariance)
+    weights = vectors[:, -4:] * (values[-4:] - values[:-4].mean()).sqrt()
+    factors = fitted.spread[:, :-1]
+    torch.testing.assert_close(factors @ factors.T, weights @ weights.T)
+    again = Gaussian(covariance="low-rank", rank=4, shrinkage="none").fit(z, seeded())
+    assert torch.equal(again.spread, fitted.spread)
+
+
+def test_constant_rows_have_no_directions() -> None:
+    fitted = Gaussian(covariance="low-rank", rank=2).fit(torch.ones(30, 50), seeded())
+    assert bool(torch.isfinite(fitted.spread).all())
+    assert fitted.spread[:, :-1].abs().max() < 1e-2
+
+
 def test_woodbury_is_the_inverse() -> None:
     w, psi = torch.randn(7, 3, generator=seeded()).double(), torch.rand(7, generator=seeded()).double() + 1e-3
     x = torch.randn(9, 7, generator=seeded(1)).double()
