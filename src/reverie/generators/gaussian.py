@@ -107,6 +107,7 @@ class FittedGaussian:
             spread, form = _factors(unpacked(spread, len(mean)), rank), "factors"
         self.count, self.mean, self.spread, self.form, self.rank = count, mean, spread, form, rank
         self._root: Tensor | None = None
+        self._whitening: Tensor | None = None
 
     @property
     def width(self) -> int:
@@ -140,15 +141,22 @@ class FittedGaussian:
         if self.form == "factors":
             spread = self.spread.double()
             return LowRank(spread[:, :-1], spread[:, -1]).log_prob(centred.double()).to(z)
-        root = self.root()
-        whitened = torch.linalg.solve_triangular(root, centred.T, upper=False)
-        return -0.5 * (whitened.square().sum(dim=0) + constant) - root.diagonal().log().sum()
+        whitened = linear(centred, self.whitening())
+        return -0.5 * (whitened.square().sum(dim=1) + constant) - self.root().diagonal().log().sum()
 
     def root(self) -> Tensor:
         """Cholesky factor of the covariance (d, d), computed once."""
         if self._root is None:
             self._root = cholesky(self.covariance())
         return self._root
+
+    def whitening(self) -> Tensor:
+        """The inverse of ``root`` (d, d), computed once in float64: a product is more than twice as fast as solving by the factor."""
+        if self._whitening is None:
+            root = self.root().double()
+            eye = torch.eye(self.width, dtype=root.dtype, device=root.device)
+            self._whitening = torch.linalg.solve_triangular(root, eye, upper=False).to(self.mean.dtype)
+        return self._whitening
 
     def merge(self, other: FittedDensity) -> FittedGaussian | None:
         """Of the union of both sets of rows: n = n1 + n2, and the moments of the mixture of the two. Low rank is not
