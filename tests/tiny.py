@@ -18,7 +18,7 @@ from reverie.generators import GENERATORS
 from reverie.learners import LEARNERS, with_recommended
 from reverie.options import Part, from_options, signature
 from reverie.seeding import Randomness
-from reverie.streams import ArrayStream, Blobs
+from reverie.streams import ArrayStream, Blobs, Regression1D
 from reverie.types import Recommended, Scenario
 
 SMALL = {"hidden": (12,), "latent_dim": 3, "batch_size": 8}
@@ -43,8 +43,20 @@ def tiny_stream(
     return recommending(source.build(scenario, seed), steps=steps, **recommended)
 
 
-def recommending(stream: ArrayStream, **values: Any) -> ArrayStream:
-    recommended = Recommended({"name": "mlp"}, {"name": "vae"}, {**SMALL, **values}, {"name": "mlp"})
+def tiny_curves(*, targets: int = 1, rows: int = 12, steps: int = 8, **recommended: Any) -> ArrayStream:
+    """Regression: three cubics and parabolas in pieces, each target a multiple of the curve."""
+    source = Regression1D(rows=rows, test_rows=9).build("domain", 0)
+    if targets > 1:
+        parts = [(task.train, test.rows) for task, test in zip(source, source.tests, strict=True)]
+        taken = [[rows.take(torch.arange(len(rows))) for rows in pair] for pair in parts]
+        arrays = [[v for b in pair for v in (b.x, b.y * torch.arange(1, targets + 1))] for pair in taken]
+        source = ArrayStream.from_arrays(arrays, "domain", noise_std=0.1)
+    return recommending(source, steps=steps, likelihood="gaussian", **recommended)
+
+
+def recommending(stream: ArrayStream, likelihood: str = "bernoulli", **values: Any) -> ArrayStream:
+    generator = {"name": "vae", "likelihood": likelihood}
+    recommended = Recommended({"name": "mlp"}, generator, {**SMALL, **values}, {"name": "mlp"})
     return replace(stream, spec=replace(stream.spec, recommended=recommended))
 
 
@@ -93,7 +105,13 @@ def make_loop(
     prepare(made)
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-    facts = {"learner": type(made).__name__, "generator": None, "seed": seed, "options": {}}
+    facts = {
+        "learner": type(made).__name__,
+        "generator": None,
+        "seed": seed,
+        "options": {},
+        "kind": stream.spec.kind,
+    }
     return Loop(made, stream, rng, CPU, Record(folder, facts), settings or Settings(), observer)
 
 

@@ -13,6 +13,7 @@ from reverie.device import Device
 from reverie.seeding import Randomness
 
 Scenario = Literal["task", "domain", "class"]
+Kind = Literal["classification", "regression"]
 Level = Literal["input", "latent"]
 Stores = Literal["none", "latents", "raw"]
 Label: TypeAlias = str | int
@@ -28,7 +29,7 @@ class Batch:
     """Rows that one update sees together. The loss is sum_i weight_i * loss_i.
 
     x: (B, ...) float32. y: (B,) int64 class index, (B, outputs) float32 soft scores (one distribution per softmax
-    group, scaled by the group's share), or None where nothing labels the rows. task: (B,) int64. weight: (B,) float32,
+    group, scaled by the group's share) or, in regression, targets; None where nothing labels the rows. task: (B,) int64. weight: (B,) float32,
     summing to 1. groups: (outputs,) int64, the softmax group that each output belongs to, -1 for an output that takes
     no part; None: one softmax over all outputs. temperature: (B,) softmax temperature a row, or None for 1 everywhere.
     asked: (B,) int64, the class that a conditional generator was asked for, or None.
@@ -60,7 +61,7 @@ class Rows(Protocol):
 
     @property
     def labels(self) -> Tensor:
-        """(N,) int64 on the CPU, known without reading the inputs."""
+        """(N,) int64 on the CPU, known without reading the inputs; all 0 in regression, where there are no classes."""
         ...
 
     def take(self, indices: Tensor) -> Batch:
@@ -80,14 +81,15 @@ class Rows(Protocol):
 class Recommended:
     """What a stream recommends for the options that a user left at None, by option name.
 
-    ``solver``, ``backbone`` (a network to be cut and frozen) and ``generator`` are options of a part (``{"name": "mlp", ...}``), made into
-    parts by the tables.
+    ``solver``, ``backbone`` (a network to be cut and frozen), ``generator`` and ``hypernetwork`` are options of a part (``{"name": "mlp",
+    ...}``), made into parts by the tables.
     """
 
     solver: Mapping[str, Any] = field(default_factory=dict)
     generator: Mapping[str, Any] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
     backbone: Mapping[str, Any] = field(default_factory=dict)
+    hypernetwork: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,9 @@ class StreamSpec:
     tasks share the same classes. ``heads`` groups the outputs that are told apart when the task is given; it equals
     ``task_classes`` but for a merged stream, which has one task and keeps the heads of the tasks in it.
     ``value_range``: smallest and largest input value where that is known.
+
+    kind: in a stream of regression ``classes`` are the names of the targets, every task has all of them, and a target is taken to be drawn
+    from N(f(x), noise_std^2).
     """
 
     name: str
@@ -110,6 +115,8 @@ class StreamSpec:
     heads: tuple[tuple[int, ...], ...]
     value_range: tuple[float, float] | None = None
     recommended: Recommended = field(default_factory=Recommended)
+    kind: Kind = "classification"
+    noise_std: float | None = None
 
     @property
     def outputs(self) -> int:
@@ -194,12 +201,14 @@ class Phase:
 
 @dataclass(frozen=True)
 class Prediction:
-    """scores: (B, outputs) logits, softmaxed over the outputs that are asked for. Further fields where a method has them:
-    std (B, outputs); by_task (B, T, outputs); task_scores {criterion: (B, T)}."""
+    """scores: (B, outputs) logits, softmaxed over the outputs that are asked for; in regression the predicted targets. Further fields where
+    a method has them: std (B, outputs), how uncertain a prediction of regression is, beside the noise; by_task, std_by_task (B, T, outputs);
+    task_scores {criterion: (B, T)}."""
 
     scores: Tensor
     std: Tensor | None = None
     by_task: Tensor | None = None
+    std_by_task: Tensor | None = None
     task_scores: Mapping[str, Tensor] | None = None
 
 
@@ -426,8 +435,9 @@ class Posterior(Protocol):
 
     def training_scores(
         self, theta: Tensor, ensemble: Any, x: Tensor, n: int, rng: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        """(n, B, outputs) of the ``Ensemble`` for n draws, and the weights (n, numel) that were drawn, if any were."""
+    ) -> tuple[Tensor, Tensor | None, Any]:
+        """(n, B, outputs) of the ``Ensemble`` for n draws, the weights (n, numel) that were drawn, if any were, and the ``Statistics`` of the
+        batch."""
         ...
 
     def prior_kl(self, theta: Tensor, spec: Any, variance: float, weights: Tensor | None) -> Tensor:

@@ -535,3 +535,51 @@ def test_pretrain_writes_safetensors_alone(command: Command, tmp_path: Path) -> 
     answer = command("pretrain", *TINY, "--out", tmp_path / "weights.pt")
     assert answer.code == BAD_USAGE
     assert "give it that ending" in answer.err
+
+
+# ---------------------------------------------------------------------------------------------- regression
+
+
+def test_a_run_of_regression_from_start_to_answers(command: Command, tmp_path: Path) -> None:
+    for number in range(2):
+        x = np.linspace(number, number + 1, 30, dtype=np.float32)[:, None]
+        (tmp_path / "data").mkdir(exist_ok=True)
+        np.savez(tmp_path / "data" / f"{number}.npz", x_train=x, y_train=np.concatenate([x, -x], axis=1))
+    words = ["--stream", "folder", "--stream.path", tmp_path / "data", "--stream.noise_std", "0.1", "--threads", "1"]
+    answer = command("run", *words, "--learner", "naive", *SMALL, "--out", tmp_path / "no")
+    assert answer.code == BAD_USAGE
+    assert "scenario = 'class': regression has no classes to tell apart; use scenario = 'domain'" in answer.err
+    words += ["--scenario", "domain"]
+    answer = command(
+        "run", *words, "--learner", "naive", "replay", *SMALL, "--seeds", "1", "2", "--out", tmp_path / "all"
+    )
+    assert answer.code == DONE, answer.err
+    assert "mean squared error after the last task" in " ".join(answer.out.split())
+    assert "replay-seed2: after task 2: mean squared error" in answer.err + answer.out
+    folder = tmp_path / "all" / "replay-seed1"
+    result = json.loads((folder / "result.json").read_text())
+    assert (result["kind"], result["classes"], result["status"]) == ("regression", ["y1", "y2"], "complete")
+
+    np.save(tmp_path / "x.npy", np.array([[0.5], [1.5], [0.25]], dtype=np.float32))
+    expected = reverie.load(folder).predict(np.load(tmp_path / "x.npy"))
+    answer = command("predict", folder, tmp_path / "x.npy")
+    assert [[float(value) for value in line.split()] for line in answer.out.splitlines()] == [
+        pytest.approx(row, rel=1e-6) for row in expected.tolist()
+    ]
+    assert json.loads(command("predict", folder, tmp_path / "x.npy", "--json").out) == expected.tolist()
+    before = (folder / "result.json").read_bytes()
+    assert command("resume", folder).code == DONE
+    assert (folder / "result.json").read_bytes() == before
+
+
+def test_the_stream_of_curves_is_listed_and_refuses_learners_of_classes(command: Command, tmp_path: Path) -> None:
+    assert "regression-1d" in command("list", "streams").out
+    options = command("list", "streams", "regression-1d").out
+    assert "noise_std" in options
+    assert "scenarios" not in options
+    answer = command("run", "--stream", "regression-1d", "--learner", "ranpac", "--out", tmp_path / "run")
+    assert answer.code == BAD_USAGE
+    assert "learner = 'ranpac': learns classification, and regression-1d is a stream of regression; try naive" in (
+        " ".join(answer.err.split())
+    )
+    assert not (tmp_path / "run").exists()

@@ -34,8 +34,8 @@ class Watcher:
     def progress(self, step: int, losses: dict[str, float]) -> None:
         self.events.append((step, sorted(losses)))
 
-    def evaluated(self, task: int, accuracy: tuple[float | None, ...]) -> None:
-        self.events.append((task, accuracy))
+    def evaluated(self, task: int, measure: str, values: tuple[float | None, ...]) -> None:
+        self.events.append((task, values))
 
 
 # ---------------------------------------------------------------------------------------------- evaluation

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,12 @@ from reverie.checks import DataError, NotReadyError, OptionsError, StorageError
 from reverie.engine import Interrupted
 from reverie.experiments.config import RunConfig, read_yaml
 from reverie.experiments.grid import grid, run_grid
-from reverie.experiments.runs import Run
+from reverie.experiments.runs import Run, spec_from_dict, spec_to_dict
 from reverie.generators import GENERATORS
 from reverie.learners import GenerativeReplay, Naive
 from reverie.solvers import MLP, Module
 from reverie.streams import ArrayStream, Blobs
-from tests.tiny import differing, recommending
+from tests.tiny import Halt, differing, recommending, tiny_stream
 
 BLOBS = {"name": "blobs", "tasks": 2, "dimensions": 6, "rows_per_class": 24}
 GENERATIVE = {"name": "generative-replay", "solver": {"name": "mlp", "hidden": [12]}, "steps": 6, "batch_size": 8}
@@ -457,3 +458,73 @@ def test_loading_says_when_the_newest_state_is_damaged(tmp_path: Path) -> None:
     heard: list[str] = []
     reverie.load(folder, warn=heard.append)
     assert len(heard) == 1
+
+
+# ---------------------------------------------------------------------------------------------- regression
+
+
+def lines_of(targets: int) -> ArrayStream:
+    x = np.linspace(0, 1, 30, dtype=np.float32)[:, None]
+    parts = [(x + task, (x + task) * np.arange(1, targets + 1)) for task in range(2)]
+    stream = ArrayStream.from_arrays(parts, scenario="domain", noise_std=0.1)
+    return recommending(stream, "gaussian", steps=150, learning_rate=0.01)
+
+
+@pytest.mark.parametrize("targets", [1, 2])
+def test_a_run_of_regression_on_arrays_of_one_s_own(targets: int, tmp_path: Path) -> None:
+    run = reverie.run(lines_of(targets), "replay", out=tmp_path / "a", threads=1)
+    assert run.accuracy == []
+    assert run.mse == run.result["mse"]
+    assert run.mse[1][0] is not None
+    assert run.mse[1][0] < 0.05
+    x = np.array([[0.2], [1.7]], dtype=np.float32)
+    assert run.predict(x) == pytest.approx(x * np.arange(1, targets + 1), abs=0.3)
+    assert run.predict(x, task=1).tolist() == run.predict(x).tolist()
+    loaded = reverie.load(tmp_path / "a")
+    assert loaded.spec == replace(run.spec, recommended=loaded.spec.recommended)
+    assert (loaded.spec.kind, loaded.spec.noise_std) == ("regression", 0.1)
+    assert loaded.predict(x).tolist() == run.predict(x).tolist()
+    assert loaded.mse == run.mse
+    longer = loaded.learn(x + 2, x * np.ones(targets), out=tmp_path / "b")
+    assert [len(row) for row in longer.mse] == [1]
+    assert reverie.load(tmp_path / "b").predict(x).tolist() == longer.predict(x).tolist()
+
+
+def test_other_targets_are_other_data(tmp_path: Path) -> None:
+    reverie.run(lines_of(1), {"name": "naive", "steps": 2}, out=tmp_path, threads=1)
+    x = np.linspace(0, 1, 30, dtype=np.float32)[:, None]
+    other = ArrayStream.from_arrays([(x + t, x * 2 + t) for t in range(2)], scenario="domain", noise_std=0.1)
+    other = recommending(other, "gaussian", learning_rate=0.01)
+    with pytest.raises(OptionsError, match="data 'task 1': other content"):
+        reverie.run(other, {"name": "naive", "steps": 2}, out=tmp_path, threads=1)
+
+
+def test_a_run_of_regression_killed_on_the_way_is_resumed_from_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"name": "replay", "steps": 20}
+    whole = reverie.run("regression-1d", options, seed=3, threads=1)
+    real, count = MLP.step, 0
+
+    def step(self: Any, *given: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == 47:
+            raise Halt
+        return real(self, *given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MLP, "step", step)
+        with pytest.raises(Halt):
+            reverie.run("regression-1d", options, seed=3, threads=1, out=tmp_path, checkpoint_steps=5)
+    assert json.loads((tmp_path / "result.json").read_text())["status"] == "interrupted"
+    again = reverie.resume(tmp_path)
+    assert again.result["matrices"] == whole.result["matrices"]
+    assert differing(again.learner.state(), whole.learner.state()) == []
+
+
+def test_a_spec_of_classification_is_written_without_a_kind() -> None:
+    """So that folders from before there was one are still taken for the same run."""
+    spec = tiny_stream().spec
+    assert not {"kind", "noise_std"} & set(spec_to_dict(spec))
+    assert spec_from_dict(spec_to_dict(spec)).kind == "classification"

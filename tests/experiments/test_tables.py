@@ -188,6 +188,15 @@ def test_one_seed_has_no_standard_error_and_none_has_no_numbers() -> None:
         assert set(none.values()) == {"-"}
 
 
+def test_a_single_softmax_stands_beside_methods_that_infer_the_task() -> None:
+    results = [{name: value for name, value in tasks_told(seed).items() if name != "tasks"} for seed in (1, 2)]
+    results = [{**r, "average_accuracy": accuracy} for r, accuracy in zip(results, (0.5, 0.6), strict=True)]
+    row = cells_of(inferring({"one head": (50, 100)}, {"one head": (66.97, None)}), results)
+    assert row["TInfer, entropy"] == "55.00 ± 5.00 (one head)"
+    assert (row["published"], row["expected"], row["reached"]) == ("one head 66.97", "one head 50", "yes")
+    assert (row["TGiven, final"], row["task found, entropy"], row["seeds"]) == ("-", "-", "2/2")
+
+
 def test_a_criterion_that_a_method_does_not_have_is_left_out() -> None:
     """Points do not disagree; nothing is expected of that, nor held against them."""
     points = {"tinfer_final": {"entropy": 0.6, "entropy_in_batches": None}}

@@ -14,7 +14,7 @@ import torch
 
 from reverie.engine import Settings
 from reverie.generators import GENERATORS
-from reverie.learners import LEARNERS, FrozenBackbone, GenerativeReplay, PosteriorReplay
+from reverie.learners import LEARNERS, FrozenBackbone, GenerativeReplay
 from reverie.learners.base import SolverLearner
 from reverie.options import Part, from_options, signature
 from reverie.posteriors import POSTERIORS, Implicit
@@ -41,7 +41,11 @@ CASES = [
     *LEARNERS.names(),
     *(f"generative-replay with {name}" for name in GENERATORS.names() if name != "vae"),
     *(f"posterior-replay with {name}" for name in ("dirac", "radial", "implicit", "adversarial")),
+    *(f"vcl with {name}" for name in ("implicit", "adversarial")),
+    "replay with distillation",
     *(f"frozen-backbone with {name}" for name in ("streaming-lda", "ranpac", "fetril", "generative-classifier")),
+    "ewc with bayesian points",
+    "ewc with bayesian samples",
 ]
 
 # What is kept between tasks beside solver and backbone, by method.
@@ -51,6 +55,8 @@ KEPT = {
     "replay": {"buffer"},
     "latent-replay": {"buffer"},
     "ewc": {"importances and anchors"},
+    "ewc with bayesian points": {"importances and anchors"},
+    "ewc with bayesian samples": {"importances and anchors"},
     "si": {"importances and anchors"},
     "nearest-class-mean": {"class means"},
     "streaming-lda": {"class statistics"},
@@ -66,10 +72,15 @@ def learner_of(case: str) -> Part:
     name, _, inside = case.partition(" with ")
     if name == "generative-replay" and inside:
         return GenerativeReplay(generator=tiny_generator(inside))
-    if name == "posterior-replay" and inside:
-        posterior = Implicit(estimator="adversarial") if inside == "adversarial" else from_options(POSTERIORS, inside)
-        return PosteriorReplay(posterior=posterior)
     part = from_options(LEARNERS, name)
+    if case == "replay with distillation":
+        return part.set_params(distill=1.0)
+    if name in ("posterior-replay", "vcl") and inside:
+        posterior = Implicit(estimator="adversarial") if inside == "adversarial" else from_options(POSTERIORS, inside)
+        return part.set_params(posterior=posterior)
+    if name == "ewc" and inside:
+        answers = "posterior" if inside == "bayesian samples" else "point"
+        return part.set_params(mode="bayesian", strength=1.0, active_classes="current", answers=answers)
     if isinstance(part, FrozenBackbone):
         part.set_params(backbone=MLP(hidden=(12,)))
     if inside:
@@ -251,11 +262,14 @@ def test_memory_says_what_is_kept(case: str, scenario: str) -> None:
     learner = trained(case, scenario).learner
     memory = learner.memory()
     assert all(value >= 0 for value in (*memory.persistent.values(), *memory.working.values()))
-    keeps_rows = any(part in case for part in ("cumulative", "oracle")) or case in ("replay", "joint")
+    keeps_rows = any(part in case for part in ("cumulative", "oracle")) or case.partition(" with ")[0] in (
+        "replay",
+        "joint",
+    )
     stores = "latents" if case == "latent-replay" else "none"
     assert memory.stores == ("raw" if keeps_rows else stores)
     networks = {name for name, kept in (("backbone", is_frozen(case)), ("solver", trains_solver(case))) if kept}
-    method = case.rpartition(" with ")[2] if is_frozen(case) else case
+    method = case.rpartition(" with ")[2] if is_frozen(case) else case.partition(" with ")[0]
     kept = KEPT.get(method, {"generator"} if case.startswith("generative") else set())
     assert set(memory.persistent) == networks | kept
     assert all(value > 0 for value in memory.persistent.values())

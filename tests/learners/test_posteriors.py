@@ -395,16 +395,45 @@ def test_several_samples_of_a_point_are_refused() -> None:
 IMAGES = replace(spec_of(2, 2), input_shape=(1, 8, 8))
 
 
-def test_a_network_with_batch_statistics_is_refused() -> None:
-    for solver, refused in ((ConvStack(channels=(2, 2), hidden=(4,)), True), (CNN(channels=(2,), width=4), False)):
-        learner = SeparatePosteriors(solver=solver)
-        if not refused:
-            learner.build(IMAGES, Randomness(0), CPU)
-            continue
-        with pytest.raises(
-            OptionsError, match=r"solver: has buffers \(batch statistics\), which no hypernetwork makes"
-        ):
-            learner.build(IMAGES, Randomness(0), CPU)
+def normed(steps: int = 8) -> tuple[Any, ArrayStream]:
+    """A learner whose network has batch norms, and images of two tasks that differ in brightness."""
+    rng = generator(0, "images")
+    tasks = []
+    for task in range(2):
+        x = torch.rand(40, 1, 8, 8, generator=rng) * (task + 1)
+        tasks.append((x.numpy(), 2 * task + torch.arange(40).numpy() % 2))
+    stream = ArrayStream.from_arrays(tasks)
+    solver = ConvStack(channels=(2, 2), hidden=(4,), optimiser=Adam(1e-2))
+    learner: Any = PosteriorReplay(solver=solver, posterior=MeanField(), samples=2, steps=steps, batch_size=16)
+    return learner, stream
+
+
+def test_batch_norms_have_the_running_statistics_of_their_task() -> None:
+    learner, stream = normed()
+    run = train(learner, stream)
+    first, second = run.learner.model.statistics
+    assert list(first) == list(second)
+    assert len(first) > 0
+    assert any(not torch.equal(first[name][0], second[name][0]) for name in first)
+    x = stream.tests[0].rows.take(torch.arange(6)).x
+    before = run.learner.predict(x, 0).scores
+    run.learner.model.statistics[1] = {name: (m + 1, v) for name, (m, v) in second.items()}
+    torch.testing.assert_close(run.learner.predict(x, 0).scores, before)
+    run.learner.model.statistics[0] = {name: (m + 1, v) for name, (m, v) in first.items()}
+    assert not torch.allclose(run.learner.predict(x, 0).scores, before)
+
+
+def test_batch_statistics_are_memory_and_state() -> None:
+    learner, stream = normed()
+    run = train(learner, stream)
+    model = run.learner.model
+    numbers = sum(t.numel() for task in model.statistics for pair in task.values() for t in pair)
+    assert model.num_bytes() == model.network.num_bytes() + 4 * numbers
+    twin, _ = normed()
+    twin.build(stream.spec, Randomness(0), CPU)
+    twin.load(run.learner.state())
+    x = stream.tests[1].rows.take(torch.arange(6)).x
+    assert torch.equal(twin.predict(x, None).scores, run.learner.predict(x, None).scores)
 
 
 @pytest.mark.parametrize("local", [True, False])

@@ -9,19 +9,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
-from torch.nn.functional import softplus
+from torch.nn.functional import cosine_similarity, softplus
 
 from reverie.checks import OptionsError
-from reverie.learners import VCL
-from reverie.nn.optimisers import Adam
-from reverie.posteriors import Dirac, Radial
-from reverie.seeding import Position
+from reverie.learners import VCL, SeparatePosteriors
+from reverie.nn.optimisers import SGD, Adam
+from reverie.posteriors import Dirac, Implicit, MeanField, Radial
+from reverie.seeding import Position, generator
 from reverie.solvers import Module
 from reverie.streams.rows import TensorRows
 from reverie.types import Task
 from tests.learners.test_posteriors import PHASE, STEPS, at_step, rows_of
 from tests.learners.vectors import built
-from tests.tiny import bits, tiny_stream
+from tests.tiny import bits, tiny_stream, train
 
 BODY, ROW = 6 * 12 + 12, 12 + 1  # of the tiny network: parameters before its head, and of an output of it
 
@@ -132,9 +132,100 @@ def test_data_make_the_posterior_narrower_task_by_task_and_what_they_do_not_touc
     assert bool((widths[1] < 0.97 * widths[0]).all())
 
 
-def test_a_posterior_without_a_density_is_refused() -> None:
+# ------------------------------------------------------------------------------- posteriors that can only be sampled
+
+
+SAMPLED = [
+    Implicit(stein_samples=20),
+    Implicit(estimator="adversarial", discriminator_batch=8),
+    Implicit(chunk_size=50),
+]
+every_sampled = pytest.mark.parametrize("posterior", SAMPLED, ids=["stein", "adversarial", "chunked"])
+
+
+@every_sampled
+def test_the_generator_of_the_task_before_is_the_prior_as_it_was(posterior: Any) -> None:
+    stream = tiny_stream()
+    assert at_step(VCL(posterior=posterior), stream, 3).model.kept is None
+    for task in (1, 2):
+        early, late = (at_step(VCL(posterior=posterior), stream, task * STEPS + more) for more in (0, 6))
+        assert bits(early.model.kept) == bits(early.model.hypernet([0])[0].detach().clone())
+        assert bits(late.model.kept) == bits(early.model.kept)
+        assert bits(late.model.hypernet.one) != bits(early.model.hypernet.one)
+    theta = posterior.theta_spec(late.model.layout).numel
+    assert dict(late.memory().persistent) == {"solver": 4 * theta}
+    assert late.memory().working["solver training"] == early.memory().working["solver training"] == 4 * theta * 4
+    assert train(VCL(posterior=posterior), stream).learner.model.kept is None
+
+
+@every_sampled
+@pytest.mark.parametrize("fresh_heads", [True, False])
+def test_a_generator_is_a_prior_but_for_heads_that_none_has_trained(posterior: Any, fresh_heads: bool) -> None:
+    stream = tiny_stream()
+    part = VCL(posterior=posterior, fresh_heads=fresh_heads, prior_variance=4.0)
+    for task, untrained in ((1, {2, 3, 4, 5}), (2, {4, 5})):
+        learner = at_step(part, stream, task * STEPS + 2)
+        prior = learner._sampled_prior()
+        fresh = of_outputs(untrained if fresh_heads else set())
+        assert bits(prior.trained) == bits(~fresh)
+        theta, layout, n = learner.model.kept, learner.model.layout, 400
+        drawn = prior.sample(n, generator("samples"))
+        expected = posterior.sample(theta, layout, posterior.noise(n, layout, generator("samples")))
+        torch.testing.assert_close(drawn[:, ~fresh], expected[:, ~fresh], rtol=0, atol=0)
+        if fresh_heads:
+            assert float(drawn[:, fresh].std()) == pytest.approx(2.0, rel=0.05)
+
+
+def test_the_first_task_of_an_implicit_posterior_is_that_of_separate_posteriors() -> None:
+    stream = tiny_stream()
+    for posterior in SAMPLED:
+        first, other = (at_step(method(posterior=posterior), stream, 6) for method in (VCL, SeparatePosteriors))
+        assert bits(first.model.hypernet([0])) == bits(other.model.hypernet([0]))
+
+
+@pytest.mark.parametrize("prior_sign", ["right", "published"])
+def test_a_linear_generator_is_drawn_to_its_prior_as_a_gaussian_is(prior_sign: Any) -> None:
+    """Four weights, independent Gaussians either way: the means move as in the closed form, or, with the published sign, against it."""
+    old, new = torch.tensor([[1.0, -0.5, 0.3, 0.6], [0.5, 0.8, 0.7, 1.0]]), torch.tensor([0.2, 0.4, -0.6, -0.2])
+    solver = Module(factory=lambda shape: nn.Identity(), optimiser=SGD(learning_rate=0.01))
+    implicit = Implicit(latent_dim=4, hidden=(), perturbation=0.0, stein_samples=300)
+    moved = []
+    for posterior in (implicit, MeanField()):
+        options: dict[str, Any] = {"prior_sign": prior_sign} if posterior is implicit else {}
+        learner = built(VCL(solver=solver, posterior=posterior, kl_weight=1.0, samples=300, **options), 1, 2)
+        one = learner.model.hypernet.one
+        x, y = torch.zeros(2, 1), torch.tensor([0, 1])
+
+        def put(mean: Tensor, std: Tensor, sampled: bool, one: Tensor = one) -> None:
+            if sampled:
+                one.data[0] = torch.cat([std.diag(), mean[:, None]], dim=1).flatten()
+            else:
+                one.data[:] = torch.stack([mean, std.expm1().log() + 2.5])
+
+        rows = TensorRows(x, y)
+        learner.begin_task(Task(0, "part", (0, 1), rows))
+        put(old[0], old[1], posterior is implicit)
+        learner.begin_task(Task(1, "part", (0, 1), rows))
+        put(new, old[1], posterior is implicit)
+        learner.rows_now = 0  # nothing but the prior pulls
+        learner.step(PHASE, rows.take(torch.arange(2)))
+        mean = one.detach()[0].view(4, 5)[:, 4] if posterior is implicit else one.detach()[0]
+        moved.append(mean - new)
+    expected = 0.01 * (old[0] - new) / old[1].square()
+    torch.testing.assert_close(moved[1], expected, rtol=1e-4, atol=1e-6)
+    cosine = float(cosine_similarity(moved[0], expected, dim=0))
+    assert cosine > 0.95 if prior_sign == "right" else cosine < -0.95
+
+
+def test_a_posterior_that_is_neither_a_density_nor_has_an_estimator_is_refused() -> None:
     for posterior in (Dirac(), Radial()):
         with pytest.raises(
-            OptionsError, match="a posterior that becomes a prior must have a density; use posterior = 'gaussian'"
+            OptionsError, match="must have a density, or an estimator that does without; use posterior = 'gaussian' or"
         ):
             VCL(posterior=posterior)
+
+
+@pytest.mark.parametrize("posterior", [MeanField(), Implicit(estimator="adversarial")], ids=["gaussian", "adversarial"])
+def test_the_published_sign_of_what_has_no_estimated_score_is_refused(posterior: Any) -> None:
+    with pytest.raises(OptionsError, match="concerns an implicit posterior with estimator = 'stein'; leave it out"):
+        VCL(posterior=posterior, prior_sign="published")

@@ -1,4 +1,4 @@
-"""The criteria against loops that are slow and plain, the tables of sure models, and decisions for many rows at once."""
+"""The criteria against loops that are slow and plain, the tables of sure models, decisions for many rows at once, and how good they are."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix, roc_auc_score
 from torch import Tensor
 
+from reverie.metrics import auroc, expected_calibration_error, task_confusion
 from reverie.metrics.task_inference import CRITERIA, agreement, confidence, entropy, in_batches
 
 sizes = st.tuples(st.integers(1, 4), st.integers(2, 5), st.integers(1, 5), st.integers(2, 6))
@@ -135,3 +137,67 @@ def test_together_rows_find_a_task_that_few_of_them_find_alone() -> None:
     alone = (scores.argmax(dim=1) == 0).double().mean()
     assert alone < 0.7
     assert (in_batches(scores, 100).argmax(dim=1) == 0).all()
+
+
+# ------------------------------------------------------------------------------- how good the answers are
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 30), st.integers(0, 99))
+def test_auroc_is_the_area_that_scikit_learn_finds(n: int, m: int, values: int, seed: int) -> None:
+    """Few values: many ties."""
+    rng = torch.Generator().manual_seed(seed)
+    inside, outside = (torch.randint(values, (count,), generator=rng) / values for count in (n, m))
+    expected = roc_auc_score([0] * n + [1] * m, torch.cat([inside, outside]).numpy())
+    assert auroc(inside, outside) == pytest.approx(expected, abs=1e-12)
+
+
+def test_auroc_at_its_ends() -> None:
+    low, high = torch.tensor([0.1, 0.2]), torch.tensor([0.3, 0.4, 0.5])
+    assert auroc(low, high) == 1
+    assert auroc(high, low) == 0
+    assert auroc(low, low) == 0.5
+    assert auroc(torch.zeros(3), torch.zeros(5)) == 0.5  # all ties
+    assert auroc(low, torch.empty(0)) is None
+    assert auroc(torch.empty(0), high) is None
+
+
+def calibration_by_loop(probabilities: Tensor, y: Tensor, bins: int) -> float:
+    total = 0.0
+    for k in range(bins):
+        mine = [
+            (max(p), float(p.index(max(p)) == label))
+            for p, label in zip(probabilities.tolist(), y.tolist(), strict=True)
+            if k / bins < max(p) <= (k + 1) / bins
+        ]
+        if mine:
+            confidences, right = zip(*mine, strict=True)
+            total += len(mine) / len(y) * abs(sum(right) / len(mine) - sum(confidences) / len(mine))
+    return total
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 60), st.integers(2, 6), st.integers(1, 20), st.integers(0, 99))
+def test_calibration_error_is_what_a_plain_loop_finds(rows: int, classes: int, bins: int, seed: int) -> None:
+    probabilities = predictions(1, 1, rows, classes, seed=seed)[0, 0].double()
+    y = torch.randint(classes, (rows,), generator=torch.Generator().manual_seed(seed))
+    found = expected_calibration_error(probabilities, y, bins)
+    assert found == pytest.approx(calibration_by_loop(probabilities, y, bins), abs=1e-12)
+
+
+def test_calibration_error_at_its_ends() -> None:
+    sure = torch.tensor([[1.0, 0.0]] * 4)
+    assert expected_calibration_error(sure, torch.zeros(4, dtype=torch.int64)) == 0
+    assert expected_calibration_error(sure, torch.ones(4, dtype=torch.int64)) == 1
+    mostly = torch.tensor([[0.75, 0.25]] * 4)
+    assert expected_calibration_error(mostly, torch.tensor([0, 0, 0, 1])) == 0
+    assert expected_calibration_error(mostly[:0], torch.empty(0, dtype=torch.int64)) is None
+    # Two bins that err in opposite ways do not make up for each other.
+    both = torch.tensor([[0.6, 0.4], [1.0, 0.0]])
+    assert expected_calibration_error(both, torch.tensor([0, 1])) == pytest.approx((0.4 + 1) / 2)
+
+
+def test_confusion_counts_rows_of_a_task_across() -> None:
+    truth, inferred = (torch.randint(4, (200,), generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    found = task_confusion(inferred, truth, 5)
+    assert found.tolist() == confusion_matrix(truth, inferred, labels=range(5)).tolist()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from reverie.checks import OptionsError
+from reverie.nn import matmul
 from reverie.nn.hypernetworks import (
     ACTIVATIONS,
     LEAST,
@@ -22,8 +23,13 @@ from reverie.nn.hypernetworks import (
     Full,
     Hypernet,
     HypernetworkOptions,
+    Piecewise,
+    PiecewiseModule,
     Separate,
     Single,
+    Structured,
+    StructuredModule,
+    hyperfan_variance,
 )
 from reverie.nn.networks import EncoderAndHead, Head, Linear
 from reverie.nn.parameters import ParameterSpec
@@ -49,6 +55,13 @@ OPTIONS: dict[str, HypernetworkOptions] = {
     "chunked": Chunked(SIZE, hidden=(7, 5), activation="tanh", task_dim=3, chunk_dim=4),
     "chunked linear": Chunked(SIZE, task_dim=3, chunk_dim=4),
     "chunked gaussian": Chunked(SIZE, hidden=(7,), activation="sigmoid", task_dim=3, chunk_dim=4, init="gaussian"),
+    "chunked hyperfan": Chunked(SIZE, hidden=(7,), task_dim=3, chunk_dim=4, init="hyperfan"),
+    "full hyperfan": Full(hidden=(5, 4), task_dim=3, init="hyperfan"),
+    "structured": Structured(SIZE, hidden=(7, 5), activation="tanh", task_dim=3, chunk_dim=4),
+    "structured linear": Structured(9, task_dim=3, chunk_dim=4),
+    "structured gaussian": Structured(8, hidden=(7,), activation="sigmoid", task_dim=3, chunk_dim=4, init="gaussian"),
+    "structured hyperfan": Structured(SIZE, hidden=(7,), task_dim=3, chunk_dim=4, init="hyperfan"),
+    "layers of a task": Structured(SIZE, hidden=(7,), task_dim=3, chunk_dim=4, chunks_per_task=True),
     "chunks of a task": Chunked(SIZE, hidden=(7,), task_dim=3, chunk_dim=4, chunks_per_task=True),
 }
 CHUNKED = [name for name, options in OPTIONS.items() if isinstance(options, Chunked)]
@@ -61,10 +74,11 @@ def made(
     main: nn.Module | None = None,
     variances: Sequence[float] = VARIANCES,
     seed: int = 0,
+    first: int | None = None,
 ) -> Hypernet:
     main = main or network()
     spec = ParameterSpec(main)
-    hypernet = options.make(spec, variances, spec.flatten(main), seed)
+    hypernet = options.make(spec, variances, spec.flatten(main), seed, first)
     for _ in range(tasks):
         hypernet.add_task()
     return hypernet
@@ -438,6 +452,307 @@ def test_options_out_of_range_are_refused() -> None:
             Chunked(**wrong)
     with pytest.raises(OptionsError, match="activation"):
         Full(activation="softmax")  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------- structured
+
+
+class Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(inputs, outputs, 3, padding=1), nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.convolution(x)).relu()
+
+
+BLOCKS = ((2, 4), (4, 4), (4, 4), (4, 6), (6, 6), (4, 4))  # channels
+LAYERS = (2 * 4 * 9 + 3 * 4, 4 * 4 * 9 + 3 * 4, 4 * 6 * 9 + 3 * 6, 6 * 6 * 9 + 3 * 6)  # weights, biases, scales, shifts
+
+
+def convolutional(outputs: int = OUTPUTS, blocks: Sequence[tuple[int, int]] = BLOCKS) -> EncoderAndHead:
+    """Of which nothing is run."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        encoder = nn.Sequential(*(Block(a, b) for a, b in blocks))
+    return EncoderAndHead(encoder, Head(WIDTH, outputs, seed=3))
+
+
+def convolutional_grown(hypernet: Hypernet, outputs: int) -> Hypernet:
+    main = convolutional(outputs)
+    spec = ParameterSpec(main)
+    hypernet.grow(spec, spec.flatten(main))
+    return hypernet
+
+
+def test_layers_of_one_shape_have_one_network_and_embeddings_of_their_own() -> None:
+    hypernet = cast(StructuredModule, made(Structured(1000, task_dim=3, chunk_dim=5), 1, main=convolutional()))
+    assert [units.size for units in hypernet.units] == [*LAYERS, OUTPUTS * (WIDTH + 1)]
+    assert [units.count for units in hypernet.units] == [1, 3, 1, 1, 1]
+    lasts = [cast(nn.Linear, cast(nn.ModuleList, layers)[-1]) for layers in hypernet.networks]
+    assert [len(last.weight) for last in lasts] == [units.size for units in hypernet.units]
+    assert cast(nn.Parameter, hypernet.common).shape == (2, 7, 5)
+    assert not torch.equal(lasts[0].weight[:9], lasts[1].weight[:9])
+
+
+def test_the_layers_of_a_resnet_are_made_in_the_sizes_of_the_source() -> None:
+    """ResNet-32: 16, 32 and 64 channels, ten convolutions each; the source makes its head at once."""
+    stages = [(3, 16), *[(16, 16)] * 10, (16, 32), *[(32, 32)] * 9, (32, 64), *[(64, 64)] * 9]
+    main = EncoderAndHead(nn.Sequential(*(Block(a, b) for a, b in stages)), Head(64, 10, seed=0))
+    spec = ParameterSpec(main)
+    assert spec.numel == 465_290
+    hypernet = cast(StructuredModule, made(Structured(40_000, hidden=(4,)), main=main, variances=(0.003,)))
+    assert [(units.numel, units.count) for units in hypernet.units] == [
+        *((480, 1), (2352, 10), (4704, 1), (9312, 9), (18624, 1), (37056, 9), (650, 1))
+    ]
+    halves = cast(StructuredModule, made(Structured(9312, hidden=(4,)), main=main, variances=(0.003,)))
+    assert [units.size for units in halves.units] == [480, 2352, 4704, 9312, 9312, 9264, 650]
+    assert [units.count for units in halves.units] == [1, 10, 1, 9, 2, 36, 1]
+
+
+@pytest.mark.parametrize("size", [1000, 160, 70, 9, 4])
+@pytest.mark.parametrize("own", [False, True])
+def test_layers_are_put_together_in_order(size: int, own: bool) -> None:
+    options = Structured(size, hidden=(7,), task_dim=3, chunk_dim=4, chunks_per_task=own)
+    hypernet = cast(StructuredModule, shaken(made(options, 2, main=convolutional())))
+    found = hypernet([1, 0])
+    for row, task in enumerate([1, 0]):
+        chunks = hypernet.of(task)["chunks"] if own else cast(nn.Parameter, hypernet.common)
+        expected = torch.full(found.shape[1:], math.nan)
+        for part in range(2):
+            piece = 0
+            for units, layers in zip(hypernet.units, hypernet.networks, strict=True):
+                one, two = cast(nn.ModuleList, layers)
+                for _ in range(units.count):
+                    h = one(torch.cat([hypernet.of(task)["embedding"], chunks[part, piece]])).relu()
+                    start, stop = hypernet.span(piece)
+                    stop = min(stop, hypernet.spec.numel)
+                    expected[part, start:stop] = two(h)[: stop - start]
+                    piece += 1
+            assert piece == hypernet.count
+        torch.testing.assert_close(found[row], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_embedding_of_a_layer_changes_that_layer_alone() -> None:
+    hypernet = cast(StructuredModule, shaken(made(Structured(1000), 1, main=convolutional())))
+    before = hypernet([0])
+    with torch.no_grad():
+        cast(nn.Parameter, hypernet.common)[1, 2] += 1  # the second layer of the second shape, the third in the network
+    places = (hypernet([0]) != before).nonzero()
+    start = LAYERS[0] + LAYERS[1]
+    assert places[:, 1].unique().tolist() == [1]
+    assert places[:, 2].tolist() == list(range(start, start + LAYERS[1]))
+
+
+@pytest.mark.parametrize("size", [None, 1000, 20, 9, 5])
+@pytest.mark.parametrize("init", ["xavier", "hyperfan"])
+@pytest.mark.parametrize("steps", [[OUTPUTS + 1, OUTPUTS + 2, OUTPUTS + 9], [OUTPUTS + 9]])
+def test_a_grown_network_of_layers_equals_one_made_whole(size: int | None, init: str, steps: list[int]) -> None:
+    options = Structured(size, task_dim=3, chunk_dim=4, init=cast(Any, init))
+    first = ParameterSpec(convolutional(2)).numel  # of the first task's two classes
+    hypernet = made(options, 2, main=convolutional(), first=first)
+    shaken(hypernet), shaken(whole := made(options, 2, main=convolutional(), first=first))
+    before = hypernet([0, 1])
+    for outputs in steps:
+        convolutional_grown(hypernet, outputs)
+    after = hypernet([0, 1])
+    torch.testing.assert_close(after[..., : before.shape[2]], before, rtol=1e-5, atol=1e-6)
+    assert torch.equal(after, convolutional_grown(whole, steps[-1])([0, 1]))
+    fresh = made(options, 2, main=convolutional(), first=first)
+    for outputs in steps:
+        convolutional_grown(fresh, outputs)
+    assert_same_weights(fresh, made(options, 2, main=convolutional(steps[-1]), first=first))
+
+
+def test_as_many_outputs_are_made_at_a_time_as_the_first_task_has() -> None:
+    first = ParameterSpec(convolutional(2)).numel
+    for size, rows, count in ((None, 1, 4), (1000, 2, 2), (2 * (WIDTH + 1) - 1, 1, 4), (5, 1, 8)):
+        hypernet = cast(StructuredModule, made(Structured(size), 1, main=convolutional(), first=first))
+        assert (hypernet.rows, hypernet.units[-1].count) == (rows, count)
+
+
+class Listed(nn.Module):
+    """As a generator of weights in chunks lays out its own: a layer, then a vector for each chunk."""
+
+    def __init__(self, chunks: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 20)
+        self.chunks = nn.ParameterList(torch.zeros(7) for _ in range(chunks))
+
+
+@pytest.mark.parametrize("size", [None, 4, 500])
+def test_lists_that_grow_ask_for_further_pieces(size: int | None) -> None:
+    main, longer = ParameterSpec(Listed(3)), ParameterSpec(Listed(8))
+    options = Structured(size, task_dim=3, chunk_dim=4, init="hyperfan")
+    grown = options.make(main, VARIANCES, torch.zeros(main.numel), 0, main.numel)
+    grown.add_task()
+    grown.grow(longer, torch.zeros(longer.numel))
+    whole = options.make(longer, VARIANCES, torch.zeros(longer.numel), 0, main.numel)
+    whole.add_task()
+    assert_same_weights(grown, whole)
+    assert torch.equal(grown([0]), whole([0]))
+    assert [units.numel for units in cast(StructuredModule, grown).units] == [140, 7]
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("hidden", [(), (10, 10)])
+def test_layers_are_cut_until_the_hypernetwork_is_no_larger_than_what_it_makes(
+    parts: int, hidden: tuple[int, ...]
+) -> None:
+    main = convolutional(blocks=[(3, 16), *[(16, 16)] * 6, (16, 32), *[(32, 32)] * 5])
+    hypernet = made(Structured(hidden=hidden), 1, main=main, variances=VARIANCES[:parts])
+    assert 0.5 < hypernet.compression <= 1
+    assert hypernet.outputs == parts * ParameterSpec(main).numel
+
+
+# --------------------------------------------------------------------------------------------- hyperfan
+
+
+def wide(inputs: int = 100, width: int = 300) -> EncoderAndHead:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        encoder = nn.Sequential(nn.Linear(inputs, width), nn.LayerNorm(width), nn.ReLU())
+    return EncoderAndHead(encoder, Head(width, 50, seed=3))
+
+
+@pytest.mark.parametrize("hidden", [(), (300,), (200, 100)])
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_each_tensor_of_a_full_network_varies_at_the_start_as_its_layer_wants(
+    hidden: tuple[int, ...], activation: str
+) -> None:
+    main = wide()
+    spec = ParameterSpec(main)
+    options = Full(hidden, cast(Any, activation), task_dim=100, task_std=0.7, init="hyperfan")
+    theta = made(options, 60, main=main)(range(60)).detach()
+    tensors = spec.unflatten(theta[:, 0])
+    for name, fan_in in (("encoder.0", 100), ("head", 300)):
+        weights, biases = tensors[f"{name}.weight"], tensors[f"{name}.bias"]
+        assert weights.var().item() == pytest.approx(2 / fan_in, rel=0.1)
+        assert biases.square().mean().item() == pytest.approx(1 / (3 * fan_in), rel=0.3)
+        assert abs(weights.mean().item()) < 0.01
+    assert (tensors["encoder.1.weight"] == 1).all()
+    assert not tensors["encoder.1.bias"].any()
+    assert theta[:, 1].var().item() == pytest.approx(VARIANCES[1], rel=0.05)  # rho, as a mean-field network starts
+
+
+def wanted(spec: ParameterSpec) -> Tensor:
+    """(numel,) variances."""
+    return torch.cat([torch.full((stop - start,), hyperfan_variance(k, n)) for k, n, start, stop in spec.blocks()])
+
+
+@pytest.mark.parametrize("std", [0.02, 1.0, 3.0])  # quieter than the outputs, and far louder
+@pytest.mark.parametrize("hidden", [(), (400,)])
+@pytest.mark.parametrize("kind", [Chunked, Structured])
+def test_pieces_vary_at_the_start_as_their_layers_want(
+    kind: type[Piecewise], hidden: tuple[int, ...], std: float
+) -> None:
+    main = wide()
+    spec = ParameterSpec(main)
+    options = kind(500, hidden, task_dim=150, task_std=std, chunk_dim=150, init="hyperfan")
+    hypernet = cast(PiecewiseModule, made(options, 1, main=main))
+    theta = hypernet([0])[0]
+    scales, shifts = (spec.unflatten(theta[0])[f"encoder.1.{own}"] for own in ("weight", "bias"))
+    assert scales.mean().item() == pytest.approx(1, abs=0.05)
+    assert abs(shifts.mean().item()) < 0.05
+    each = wanted(spec)
+    apart = theta[0] - torch.cat([p.flatten() for p in spec.unflatten(theta[0]).values()]).mean()
+    for fan_in in (100, 300):
+        pieces = [slice(*hypernet.span(piece)) for piece in range(hypernet.count)]
+        mine = [span for span in pieces if (each[span] == torch.tensor(2 / fan_in)).all() and span.stop <= spec.numel]
+        if fan_in == 300:  # rows of the head hold a bias each
+            mine = [span for span in pieces if span.start >= spec.body and span.stop <= spec.numel]
+        found = torch.cat([apart[span] for span in mine]).var().item()
+        assert len(mine) > 3
+        assert found == pytest.approx(torch.cat([each[span] for span in mine]).mean().item(), rel=0.15)
+    assert theta[1].var().item() == pytest.approx(VARIANCES[1], rel=0.1)
+
+
+def test_chunk_embeddings_vary_as_published_where_tasks_are_quiet() -> None:
+    """[(n_e + n_c) target - n_e std^2] / n_c, the target averaged over the chunk."""
+    main = wide()
+    spec = ParameterSpec(main)
+    std, size = 0.05, 1000
+    options = Chunked(size, task_dim=40, task_std=std, chunk_dim=2000, init="hyperfan")
+    hypernet = cast(ChunkedModule, made(options, 1, main=main))
+    chunks = cast(nn.Parameter, hypernet.common)[0]
+    each = wanted(spec)
+    for piece in (0, 30, 35):  # the second holds biases and norms too
+        target = each[piece * size : (piece + 1) * size].mean().item()
+        expected = ((40 + 2000) * target - 40 * std**2) / 2000
+        assert chunks[piece].var().item() == pytest.approx(expected, rel=5 * math.sqrt(2 / 2000))
+    assert hypernet.shrink == 1
+
+
+@pytest.mark.parametrize("kind", [Chunked, Structured])
+def test_what_is_added_to_scales_stays_through_training_and_loading(
+    kind: type[Piecewise], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(matmul, "WORTHWHILE", 1)
+    hypernet = made(kind(50, init="hyperfan", task_std=0.1), 2, main=convolutional())
+    spec = ParameterSpec(convolutional())
+    direction = torch.randn(2, 2, spec.numel, generator=torch.Generator().manual_seed(1))
+    (hypernet([0, 1]) * direction).sum().backward()
+    gradients = [cast(Tensor, parameter.grad).clone() for parameter in hypernet.parameters()]
+    with torch.no_grad():
+        for parameter in hypernet.parameters():
+            parameter.zero_()
+    for task in (0, 1):
+        theta = hypernet([task])[0]
+        for entry in spec.entries:
+            assert (theta[0, entry.start : entry.stop] == float(entry.kind == "scale")).all()
+        assert not theta[1].any()
+    twin = made(kind(50, init="hyperfan", task_std=0.1), 2, main=convolutional(), seed=4)
+    twin.load_state_dict(hypernet.state_dict())
+    assert torch.equal(twin([0, 1]), hypernet([0, 1]))
+    plain = made(kind(50, init="hyperfan", task_std=0.1), 2, main=convolutional())
+    plain.scales = None
+    (plain([0, 1]) * direction).sum().backward()
+    for mine, parameter in zip(gradients, plain.parameters(), strict=True):
+        assert torch.equal(mine, cast(Tensor, parameter.grad))  # a constant has no gradient
+
+
+# ------------------------------------------------------------------------------------------ compression
+
+
+def test_compression_is_trained_numbers_for_each_that_is_made(options: HypernetworkOptions) -> None:
+    hypernet = made(options, 2)
+    assert hypernet.trained == count(hypernet)
+    assert hypernet.outputs == hypernet([0]).numel() == 2 * NUMEL
+    assert hypernet.compression == count(hypernet) / (2 * NUMEL)
+    grown(hypernet, OUTPUTS + 3)
+    assert hypernet.outputs == hypernet([0]).numel()
+
+
+def test_compression_counts_what_the_source_counts() -> None:
+    """Split MNIST, small network, five tasks: points and Gaussians."""
+    main = EncoderAndHead(
+        nn.Sequential(nn.Flatten(), nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 100)), Head(100, 10, 0)
+    )
+    points = made(Chunked(8000, hidden=(10,) * 4), 5, main=main, variances=(0.003,))
+    gaussians = made(Chunked(2500, chunks_per_task=True), 5, main=main)
+    assert (points.trained, points.outputs) == (89_524, 89_610)
+    assert (gaussians.trained, gaussians.outputs) == (174_180, 179_220)
+    assert points.compression_warning() is gaussians.compression_warning() is None
+
+
+@pytest.mark.parametrize("kind", [Chunked, Structured])
+def test_a_hypernetwork_larger_than_what_it_makes_is_told_with_the_numbers(kind: type[Piecewise]) -> None:
+    hypernet = made(kind(46), 1)
+    text = hypernet.compression_warning()
+    assert text is not None
+    assert f"hypernetwork: {count(hypernet):,} numbers make 184, {count(hypernet) / 184:.3g} for one" in text
+    assert "more than compression = 1; use chunk_size = None" in text
+    assert "compression = 30;" in cast(str, made(kind(46, compression=30, hidden=(300,)), 1).compression_warning())
+    assert made(kind(46, compression=None), 1).compression_warning() is None
+    assert made(kind(46, compression=100), 1).compression_warning() is None
+
+
+def test_those_who_asked_for_no_size_and_those_whose_purpose_is_another_are_told_nothing() -> None:
+    for quiet in (Chunked(), Structured(), Full(), Separate(), Single()):
+        hypernet = made(quiet, 3)
+        assert hypernet.compression >= 1
+        assert hypernet.compression_warning() is None
+    assert cast(str, made(Full(compression=2), 1).compression_warning()).startswith("hypernetwork: 1,664 numbers make")
 
 
 # -------------------------------------------------------------------------------------- no hypernetwork

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -146,6 +147,26 @@ def test_a_loaded_network_goes_on_bit_for_bit(optimiser: Optimiser) -> None:
     for net in (unbroken, resumed):
         train(net, 4, start=3)
     assert same(weights(unbroken), weights(resumed))
+
+
+@pytest.mark.parametrize("options", [SGD, Adam])
+def test_a_gradient_that_is_too_long_is_shortened_before_the_update(options: Any) -> None:
+    def gradient(clip: float | None) -> tuple[Tensor, Tensor]:
+        weight = nn.Parameter(torch.tensor([1.0, 2.0]))
+        optimiser = options(learning_rate=0.1, clip=clip).make([weight])
+        (weight * torch.tensor([3.0, 4.0])).sum().backward()
+        optimiser.step()
+        assert weight.grad is not None
+        return weight.grad, weight.detach()
+
+    free, moved = gradient(None)
+    assert free.tolist() == [3, 4]
+    torch.testing.assert_close(gradient(0.5)[0], torch.tensor([0.3, 0.4]))
+    if options is SGD:
+        torch.testing.assert_close(gradient(0.5)[1], torch.tensor([0.97, 1.96]))
+    same = gradient(5.5)
+    assert torch.equal(same[0], free)
+    assert torch.equal(same[1], moved)
 
 
 def test_adam_and_sgd_use_their_options() -> None:

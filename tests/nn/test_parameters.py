@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -16,7 +17,7 @@ from reverie.checks import OptionsError
 from reverie.device import CPU
 from reverie.nn import matmul
 from reverie.nn.networks import EncoderAndHead, Head, Linear
-from reverie.nn.parameters import Ensemble, ParameterSpec, dense_chain
+from reverie.nn.parameters import Ensemble, ParameterSpec, Statistics, dense_chain, running
 from reverie.seeding import Randomness
 from reverie.solvers import CNN, MLP, Classifier, Module
 from reverie.types import StreamSpec
@@ -232,6 +233,62 @@ def test_the_mask_lets_through_the_body_and_the_rows_of_the_classes(outputs: int
     assert torch.equal(seen["head.weight"], mine[:, None].expand(-1, 5))
 
 
+def test_layers_are_a_weight_its_bias_and_the_norms_behind_them() -> None:
+    encoder = nn.Sequential(
+        *(nn.BatchNorm2d(2), nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4), nn.ReLU()),
+        *(Residual((4, 0, 0)), nn.Conv2d(4, 4, 3, bias=False)),
+    )
+    spec = ParameterSpec(EncoderAndHead(encoder, Head(7, 3, seed=0)))
+    layers = spec.layers()
+    names = [[entry.name[8:] for entry in spec.entries if start <= entry.start < stop] for _, start, stop in layers]
+    assert names == [
+        ["0.weight", "0.bias"],
+        ["1.weight", "1.bias", "2.weight", "2.bias"],
+        ["3.weight", "3.bias", "4.weight", "4.bias"],
+        ["6.share"],
+        ["6.convolution.weight", "6.convolution.bias", "6.norm.weight", "6.norm.bias"],
+        ["7.weight"],
+    ]
+    assert [start for _, start, _ in layers] + [spec.body] == [0, *(stop for _, _, stop in layers)]
+    assert (
+        layers[2][0]
+        == layers[4][0]
+        == (
+            *(("weight", (4, 4, 3, 3)), ("bias", (4,))),
+            *(("scale", (4,)), ("shift", (4,))),
+        )
+    )
+    assert layers[2][0] != layers[1][0]
+    assert spec.with_outputs(9).layers() == layers
+
+
+def test_parameters_in_a_list_are_layers_by_themselves() -> None:
+    module = nn.ModuleDict({"first": nn.Linear(3, 2), "rest": nn.ParameterList([torch.zeros(4), torch.zeros(4)])})
+    assert [stop - start for _, start, stop in ParameterSpec(module).layers()] == [8, 4, 4]
+
+
+def test_what_would_not_be_the_same_network_is_refused() -> None:
+    own = small()
+    own.encoder[1].weight = nn.Parameter(torch.zeros(3, 5))  # type: ignore[index]
+    own.head.weight = own.encoder[1].weight  # type: ignore[index]
+    with pytest.raises(
+        OptionsError, match=r"head\.weight is also encoder\.1\.weight: the head is made output by output"
+    ):
+        ParameterSpec(own)
+    one, two = nn.Linear(3, 3), nn.Linear(3, 3)
+    two.weight = nn.Parameter(one.weight.detach())
+    with pytest.raises(OptionsError, match=r"1\.weight lies in the memory of 0\.weight but is a parameter by itself"):
+        ParameterSpec(nn.Sequential(one, two))
+    two.weight = one.weight  # one parameter of two layers is made once
+    assert ParameterSpec(nn.Sequential(one, two)).numel == 9 + 3 + 3
+    with pytest.raises(
+        OptionsError, match=r"0: instance norm that keeps running statistics.*track_running_stats=False"
+    ):
+        ParameterSpec(nn.Sequential(nn.InstanceNorm2d(2, affine=True, track_running_stats=True)))
+    with pytest.raises(OptionsError, match=r"0\.parametrizations\.weight\.0: spectral norm"):
+        ParameterSpec(nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(3, 2))))
+
+
 def test_a_head_that_grows_only_makes_the_vector_longer() -> None:
     module = small(2)
     spec = ParameterSpec(module)
@@ -404,3 +461,216 @@ def test_a_grown_head_answers_for_its_new_outputs() -> None:
     after = Ensemble(made.module, spec.with_outputs(5))(weights, x)
     assert after.shape == (2, 4, 5)
     torch.testing.assert_close(after[..., :2], before, rtol=1e-5, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------------- batch norm
+
+
+class TwoPaths(nn.Module):
+    """A block with a shortcut, as in a residual network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv2d(2, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3)
+        self.shortcut = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3, eps=0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.norm(self.convolution(x)) + self.shortcut(x)).relu()
+
+
+NORMED: dict[str, Callable[[], nn.Module]] = {
+    "dense": lambda: classifier(
+        nn.Flatten(), nn.Linear(WIDTH, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 5), nn.BatchNorm1d(5), width=5
+    ),
+    "convolutions": lambda: classifier(
+        nn.Conv2d(2, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), width=16
+    ),
+    "of the input": lambda: classifier(nn.BatchNorm2d(2), nn.Flatten()),
+    "without scales": lambda: classifier(nn.Conv2d(2, 4, 5), nn.BatchNorm2d(4, affine=False), nn.Flatten(), width=16),
+    "two paths": lambda: classifier(TwoPaths(), nn.Flatten(), width=3 * 36),
+}
+
+
+@pytest.fixture(params=sorted(NORMED))
+def normed(request: pytest.FixtureRequest) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return NORMED[request.param]().double()
+
+
+def twins(module: nn.Module, weights: Tensor) -> list[nn.Module]:
+    """A module of its own for each row of weights."""
+    found = []
+    for vector in weights:
+        twin = copy.deepcopy(module)
+        with torch.no_grad():
+            for name, value in ParameterSpec(module).unflatten(vector).items():
+                twin.get_parameter(name).copy_(value)
+        found.append(twin)
+    return found
+
+
+def buffers(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.named_buffers()}
+
+
+def of_the_batch(modules: list[nn.Module]) -> Statistics:
+    """What real batch norms have added to running statistics of 0 and 1 in one step of training, the mean over modules."""
+    found: Statistics = {}
+    for name, layer in modules[0].named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layers = [module.get_submodule(name) for module in modules]
+            mean = torch.stack([layer.get_buffer("running_mean") for layer in layers]).mean(dim=0) / 0.1
+            variance = (torch.stack([layer.get_buffer("running_var") for layer in layers]).mean(dim=0) - 0.9) / 0.1
+            found[name] = mean, variance
+    return found
+
+
+def assert_same_statistics(left: Statistics, right: Statistics) -> None:
+    assert list(left) == list(right)
+    for name, (mean, variance) in left.items():
+        torch.testing.assert_close(mean, right[name][0], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(variance, right[name][1], rtol=1e-6, atol=1e-6)
+
+
+def assert_same_scores_and_gradients(
+    mine: Tensor, weights: Tensor, x: Tensor, modules: list[nn.Module], rows: Tensor, theirs: Tensor
+) -> None:
+    torch.testing.assert_close(mine, theirs, rtol=1e-6, atol=1e-6)
+    direction = numbers(*mine.shape, seed=2).double()
+    by_weights, by_rows = torch.autograd.grad(mine, [weights, x], direction)
+    (theirs * direction).sum().backward()
+    for row, module in zip(by_weights, modules, strict=True):
+        for name, value in ParameterSpec(module).unflatten(row).items():
+            gradient = module.get_parameter(name).grad
+            assert gradient is not None
+            torch.testing.assert_close(value, gradient, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(by_rows, rows.grad, rtol=1e-6, atol=1e-6)
+    assert by_weights.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_batch_norms_in_training_go_by_the_batch_as_each_network_sees_it(normed: nn.Module, samples: int) -> None:
+    before = buffers(normed)
+    spec = ParameterSpec(normed)
+    weights = (0.3 + 0.5 * numbers(samples, spec.numel)).double().requires_grad_()
+    x = (1 + 2 * numbers(7, *SHAPE, seed=1)).double().requires_grad_()
+    rows = x.detach().clone().requires_grad_()
+    ensemble = Ensemble(normed, spec)
+    scores, found = ensemble.train(weights, x)
+    modules = [module.train() for module in twins(normed, weights)]
+    theirs = torch.stack([module(rows) for module in modules])
+    assert scores.shape == (samples, 7, 3)
+    assert_same_scores_and_gradients(scores, weights, x, modules, rows, theirs)
+    assert_same_statistics(found, of_the_batch(modules))
+    assert not any(value.requires_grad for pair in found.values() for value in pair)
+    assert not any(layer.training for layer in normed.modules())
+    for name, value in buffers(normed).items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_batch_norms_in_evaluation_go_by_the_statistics_that_are_given(normed: nn.Module, samples: int) -> None:
+    spec = ParameterSpec(normed)
+    weights = (0.3 + 0.5 * numbers(samples, spec.numel)).double().requires_grad_()
+    x = numbers(7, *SHAPE, seed=1).double().requires_grad_()
+    rows = x.detach().clone().requires_grad_()
+    ensemble = Ensemble(normed, spec)
+    start = ensemble.statistics
+    given = {
+        name: (numbers(len(mean), seed=4).double(), 0.5 + numbers(len(mean), seed=5).double().square())
+        for name, (mean, _) in start.items()
+    }
+    modules = [module.eval() for module in twins(normed, weights)]
+    for module in modules:
+        for name, (mean, variance) in given.items():
+            module.get_buffer(f"{name}.running_mean").copy_(mean)
+            module.get_buffer(f"{name}.running_var").copy_(variance)
+    theirs = torch.stack([module(rows) for module in modules])
+    assert_same_scores_and_gradients(ensemble(weights, x, given), weights, x, modules, rows, theirs)
+    torch.testing.assert_close(ensemble(weights, x), ensemble(weights, x, start))
+    assert (ensemble(weights, x) - theirs).abs().max() > 0.1
+    torch.testing.assert_close(ensemble(weights, x)[:, :2], ensemble(weights, x[:2]))  # rows do not see one another
+
+
+def test_the_running_average_is_the_one_of_torch(normed: nn.Module) -> None:
+    spec = ParameterSpec(normed)
+    ensemble, (twin,) = Ensemble(normed, spec), twins(normed, spec.flatten(normed)[None])
+    twin.train()
+    kept = ensemble.statistics
+    for step in range(4):
+        x = numbers(5, *SHAPE, seed=step).double()
+        kept = running(kept, ensemble.train(spec.flatten(normed)[None], x)[1])
+        twin(x)
+    found = {name: (twin.get_buffer(f"{name}.running_mean"), twin.get_buffer(f"{name}.running_var")) for name in kept}
+    assert_same_statistics(kept, found)
+    torch.testing.assert_close(ensemble(spec.flatten(normed)[None], x, kept)[0], twin.eval()(x))
+
+
+def test_batch_norms_without_running_statistics_keep_none() -> None:
+    norm = nn.BatchNorm2d(2, track_running_stats=False)
+    ensemble = assert_equals_a_loop(classifier(norm, nn.Flatten()), 2)
+    assert ensemble.statistics == {}
+    weights, x = numbers(2, ensemble.spec.numel), numbers(4, *SHAPE)
+    scores, found = ensemble.train(weights, x)
+    assert found == {}
+    assert torch.equal(scores, ensemble(weights, x))
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "module"])
+def test_without_batch_norms_training_is_evaluation(name: str) -> None:
+    module = solver(name).module
+    ensemble = Ensemble(module, ParameterSpec(module))
+    weights, x = numbers(2, ensemble.spec.numel), numbers(4, *SHAPE)
+    scores, found = ensemble.train(weights, x)
+    assert torch.equal(scores, ensemble(weights, x))
+    assert found == {} == ensemble.statistics
+
+
+def test_statistics_are_kept_in_single_precision_under_autocast() -> None:
+    module = classifier(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), width=64)
+    ensemble = Ensemble(module, ParameterSpec(module))
+    weights, x = numbers(2, ensemble.spec.numel), 30 + numbers(9, *SHAPE)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, low = ensemble.train(weights, x)
+    _, high = ensemble.train(weights, x)
+    for mean, variance in low.values():
+        assert mean.dtype == variance.dtype == torch.float32
+    torch.testing.assert_close(low["encoder.1"][0], high["encoder.1"][0], rtol=2e-2, atol=2e-1)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_batch_norm_that_runs_twice_is_refused_and_leaves_no_trace(samples: int) -> None:
+    norm = nn.BatchNorm2d(2)
+    module = classifier(norm, nn.Conv2d(2, 2, 1), norm, nn.Flatten())
+    ensemble = Ensemble(module, ParameterSpec(module))
+    weights, x = numbers(samples, ensemble.spec.numel), numbers(4, *SHAPE)
+    with pytest.raises(OptionsError, match=r"encoder\.0: a batch norm that is run twice a pass"):
+        ensemble.train(weights, x)
+    assert not norm.training
+    assert norm.track_running_stats
+    assert not norm._forward_pre_hooks
+
+
+class Counting(nn.Module):
+    def __init__(self, replaced: bool) -> None:
+        super().__init__()
+        self.replaced = replaced
+        self.register_buffer("passes", torch.zeros(()))
+        self.register_buffer("shift", torch.ones(()))  # which is constant, and allowed
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.replaced:
+            self.passes = self.get_buffer("passes") + 1
+        else:
+            self.get_buffer("passes").add_(1)
+        return x + self.get_buffer("shift")
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_buffer_that_changes_is_refused(samples: int, replaced: bool) -> None:
+    module = classifier(Counting(replaced), nn.Flatten())
+    ensemble = Ensemble(module, ParameterSpec(module))
+    with pytest.raises(OptionsError, match=r"encoder\.0\.passes: a buffer that changes as the network runs"):
+        ensemble(numbers(samples, ensemble.spec.numel), numbers(4, *SHAPE))

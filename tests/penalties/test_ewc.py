@@ -229,7 +229,16 @@ def test_what_mattered_moves_less_than_in_naive(learner: Any) -> None:
     assert 0 < moved[0] < 0.5 * moved[1]
 
 
-@pytest.mark.parametrize("learner", [EWC(), EWC(mode="online", gamma=0.9, fisher="sampled"), SI()], ids=repr)
+@pytest.mark.parametrize(
+    "learner",
+    [
+        EWC(),
+        EWC(mode="online", gamma=0.9, fisher="sampled"),
+        EWC(mode="bayesian", strength=1.0, answers="posterior"),
+        SI(),
+    ],
+    ids=repr,
+)
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_process_that_dies_while_a_task_ends(learner: Any, after: bool, tmp_path: Path) -> None:
     """The end of the task is repeated whole, whether or not the penalty had taken it in already."""

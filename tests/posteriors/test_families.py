@@ -188,7 +188,7 @@ def test_where_nothing_is_generated_the_deviation_is_small(make: Callable[..., P
 def test_training_scores_are_those_of_networks_with_the_weights_that_were_drawn(family: Posterior, n: int) -> None:
     theta, x = theta_of(family).requires_grad_(), torch.randn(5, 3, generator=seeded(2))
     ensemble = Ensemble(NETWORK, SPEC)
-    scores, weights = family.training_scores(theta, ensemble, x, n, seeded(1))
+    scores, weights, _ = family.training_scores(theta, ensemble, x, n, seeded(1))
     assert weights is not None
     assert torch.equal(weights, drawn(family, theta, n))
     torch.testing.assert_close(scores, ensemble(weights, x))
@@ -280,7 +280,7 @@ def test_moments_of_mean_field_are_taken_of_many_posteriors_at_once() -> None:
 
 def local_scores(network: nn.Module, theta: Tensor, x: Tensor, n: int, seed: int = 1) -> Tensor:
     ensemble = Ensemble(network, ParameterSpec(network))
-    scores, weights = MeanField(local=True).training_scores(theta, ensemble, x, n, seeded(seed))
+    scores, weights, _ = MeanField(local=True).training_scores(theta, ensemble, x, n, seeded(seed))
     assert weights is None
     assert scores.shape[:2] == (n, len(x))
     return scores

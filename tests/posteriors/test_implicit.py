@@ -7,13 +7,17 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import MultivariateNormal, kl_divergence
+from torch.nn.functional import cosine_similarity
 
 from reverie.checks import OptionsError
+from reverie.device import CPU
 from reverie.nn.hypernetworks import Full
 from reverie.nn.networks import Head, Linear, mlp
 from reverie.nn.optimisers import Adam
 from reverie.nn.parameters import Ensemble, ParameterSpec
 from reverie.posteriors.adversarial import Contrast
+from reverie.posteriors.family import SampledPrior
 from reverie.posteriors.implicit import Implicit
 from reverie.posteriors.stein import score_surrogate
 from reverie.seeding import generator
@@ -325,6 +329,116 @@ def test_either_estimator_brings_it_to_the_prior(estimator: dict[str, Any]) -> N
     weights = fitted(Implicit(latent_dim=3, hidden=(20,), activation="tanh", **estimator), variance=4.0, steps=500)
     assert weights.mean(dim=0).abs().max() < 0.5
     assert torch.allclose(weights.std(dim=0), torch.full((3,), 2.0), rtol=0.25)
+
+
+# ---------------------------------------------------------------------------------- an earlier posterior as the prior
+
+
+THREE = ParameterSpec(Linear(2, 1))
+ALL = torch.ones(3, dtype=torch.bool)
+OLD = torch.tensor(
+    [[0.9, 0.2, 0.0, 1.0], [0.0, 0.7, -0.2, -0.5], [0.3, 0.0, 0.8, 0.4]]
+)  # factor and mean of three weights
+NEW = torch.tensor([[0.5, 0.0, 0.1, 0.2], [0.2, 0.6, 0.0, 0.4], [0.0, -0.1, 1.1, -0.3]])
+
+
+def linear_posterior(**options: Any) -> Implicit:
+    """theta.view(3, 4): N(mean, factor factor^T), the factor in its first three columns, the mean in the last."""
+    return Implicit(latent_dim=3, hidden=(), perturbation=0.0, **options)
+
+
+def exact(rows: Tensor) -> MultivariateNormal:
+    return MultivariateNormal(rows[:, 3], rows[:, :3] @ rows[:, :3].T)
+
+
+def exact_gradient(rows: Tensor) -> Tensor:
+    """Of KL(q || old)."""
+    rows = rows.clone().requires_grad_()
+    (found,) = torch.autograd.grad(kl_divergence(exact(rows), exact(OLD)), rows)
+    return found
+
+
+def estimated_gradient(posterior: Implicit, rows: Tensor, prior: SampledPrior, repeats: int = 10) -> Tensor:
+    """Mean over some calls of ``term``, 200 samples each."""
+    theta = rows.flatten()[None].clone().requires_grad_()
+    estimate = posterior.estimate(THREE, 1.0, Adam(learning_rate=3e-3), CPU, 0)
+    for k in range(repeats):
+        weights = posterior.sample(theta, THREE, posterior.noise(200, THREE, generator("weights", k)))
+        estimate.term(theta, weights, generator("rest", k), prior).backward()
+    assert theta.grad is not None
+    return theta.grad.view(3, 4) / repeats
+
+
+def prior_of(posterior: Implicit, rows: Tensor = OLD, trained: Tensor = ALL, **options: Any) -> SampledPrior:
+    return SampledPrior(posterior, THREE, rows.flatten()[None], trained, 2.0, **options)
+
+
+@pytest.mark.parametrize("repels", [False, True])
+def test_the_score_of_an_earlier_posterior_pulls_towards_it_and_with_the_published_sign_away(repels: bool) -> None:
+    """Against the gradient of the divergence between the two Gaussians that the generators make."""
+    posterior = linear_posterior(stein_samples=200)
+    found = estimated_gradient(posterior, NEW, prior_of(posterior, repels=repels))
+    means = cosine_similarity(found[:, 3], exact_gradient(NEW)[:, 3], dim=0)  # the entropy says nothing about the mean
+    assert means < -0.9 if repels else means > 0.9
+    if not repels:
+        assert cosine_similarity(found.flatten(), exact_gradient(NEW).flatten(), dim=0) > 0.9
+
+
+def test_a_discriminator_that_looks_at_an_earlier_posterior_pulls_towards_it() -> None:
+    posterior = linear_posterior(estimator="adversarial", discriminator=(32, 32), discriminator_batch=256)
+    posterior.set_params(discriminator_steps=60)
+    found = estimated_gradient(posterior, NEW, prior_of(posterior))
+    assert cosine_similarity(found.flatten(), exact_gradient(NEW).flatten(), dim=0) > 0.9
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"estimator": "stein"},
+        {"estimator": "adversarial", "discriminator": (32, 32), "discriminator_batch": 128, "discriminator_steps": 2},
+    ],
+    ids=["stein", "adversarial"],
+)
+def test_either_estimator_brings_it_to_an_earlier_posterior(options: dict[str, Any]) -> None:
+    posterior = linear_posterior(**options)
+    theta = nn.Parameter(NEW.flatten()[None].clone())
+    optimiser = Adam(learning_rate=5e-3).make([theta])  # slower than the discriminator, or it runs past it
+    estimate = posterior.estimate(THREE, 1.0, Adam(learning_rate=1e-2), CPU, 0)
+    for step in range(400):
+        weights = posterior.sample(theta, THREE, posterior.noise(100, THREE, generator("weights", step)))
+        optimiser.zero_grad()
+        estimate.term(theta, weights, generator("rest", step), prior_of(posterior)).backward()
+        optimiser.step()
+    before, after = (float(kl_divergence(exact(rows), exact(OLD))) for rows in (NEW, theta.detach().view(3, 4)))
+    assert before > 1.5
+    assert after < 0.2
+
+
+def test_weights_that_were_never_trained_keep_the_first_prior() -> None:
+    posterior = linear_posterior(stein_samples=200)
+    trained = torch.tensor([True, False, True])
+    prior = prior_of(posterior, trained=trained)
+    samples = prior.sample(20000, generator("samples"))
+    expected = exact(OLD)
+    torch.testing.assert_close(samples.mean(dim=0), expected.mean * trained, rtol=0, atol=0.05)
+    covariance = expected.covariance_matrix * (trained[:, None] & trained) + torch.diag(2.0 * ~trained)
+    torch.testing.assert_close(samples.T.cov(), covariance, rtol=0, atol=0.06)
+
+    # The score of the posterior before enters with its sign, that of the first prior always with the right one.
+    theta = NEW.flatten()[None]
+    weights = posterior.sample(theta, THREE, posterior.noise(50, THREE, generator("weights"))).requires_grad_()
+    gradients = []
+    for repels in (False, True):
+        term = posterior.estimate(THREE, 1.0, Adam(), CPU, 0).term
+        value = term(theta, weights, generator("rest"), prior_of(posterior, trained=trained, repels=repels))
+        gradients.append(torch.autograd.grad(value, weights)[0] * len(weights))
+    entropy = posterior.estimate(THREE, 2.0, Adam(), CPU, 0).term(theta, weights, generator("rest"))
+    plain = torch.autograd.grad(entropy, weights)[0] * len(weights)
+    for gradient in gradients:
+        torch.testing.assert_close(gradient[:, 1], plain[:, 1], rtol=1e-4, atol=1e-5)
+    scores = (plain - weights.detach() / 2.0)[:, trained]  # of q itself, which the two lie around
+    torch.testing.assert_close((gradients[0] + gradients[1])[:, trained] / 2, scores, rtol=1e-4, atol=1e-5)
+    assert bool((gradients[0][:, trained] != gradients[1][:, trained]).all())
 
 
 # ---------------------------------------------------------------------------------- options

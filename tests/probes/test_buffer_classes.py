@@ -19,7 +19,7 @@ from tests.tiny import differing, snapshot, tiny_stream, train
 
 def look(labels: list[int], task: int, stream: ArrayStream | None = None) -> Finding:
     stream = stream or tiny_stream()
-    probe = BufferClasses(SimpleNamespace(y=torch.tensor(labels, dtype=torch.int64)))
+    probe = BufferClasses(SimpleNamespace(labels=torch.tensor(labels, dtype=torch.int64)))
     return probe(None, stream, stream[task], Randomness(0))
 
 

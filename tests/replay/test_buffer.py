@@ -329,3 +329,75 @@ def test_same_seed_same_rows(strategy: Any) -> None:
     one, two, other = (filled(seed=seed, strategy=strategy, budget=12, unit="items") for seed in (0, 0, 1))
     assert torch.equal(one.x, two.x)
     assert strategy in ("herding", "k-centre") or not torch.equal(one.x, other.x)
+
+
+# ----------------------------------------------------------------------------------------------- targets of regression
+
+
+def curve(task: int, n: int = 20, targets: int = 2) -> TensorRows:
+    """Rows whose k-th target is their mean times k + 1."""
+    x = rows(task, n, whole=False).take(torch.arange(n)).x
+    y = x.flatten(1).mean(dim=1, keepdim=True) * torch.arange(1, targets + 1)
+    return TensorRows(x, torch.zeros(n, dtype=torch.int64), task, targets=y)
+
+
+def of_numbers(targets: int = 2, seed: int = 0, **options: Any) -> Buffer:
+    made, head = Buffer(**options), tuple(range(targets))
+    kind = {"kind": "regression", "noise_std": 0.1}
+    made.build(
+        StreamSpec("test", "domain", SHAPE, head, (head,) * 3, ("a", "b", "c"), (head,) * 3, **kind), Randomness(seed)
+    )  # type: ignore[arg-type]
+    return made
+
+
+def agree(x: Tensor, y: Tensor) -> bool:
+    return torch.allclose(y, x.flatten(1).mean(dim=1, keepdim=True) * torch.arange(1, y.shape[1] + 1))
+
+
+@pytest.mark.parametrize("unit", ["items-per-class", "items", "bytes"])
+@pytest.mark.parametrize("targets", [1, 3])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_targets_are_kept_and_drawn_with_their_rows(strategy: Any, targets: int, unit: Any) -> None:
+    """A task is one class: seven rows of each, twenty-one in all, or so many bytes."""
+    row = 4 * 4 + 4 * targets + 8
+    made = of_numbers(targets, strategy=strategy, unit=unit, budget={"items": 21, "bytes": 21 * row}.get(unit, 7))
+    for task in range(3):
+        add(made, task, curve(task, targets=targets))
+        assert made.y.shape == (len(made.x), targets)
+        assert made.y.dtype == torch.float32
+        assert agree(made.x, made.y)
+        assert made.labels.tolist() == [0] * len(made.x)
+        assert made.num_bytes() == len(made.x) * row
+    held_by_task = torch.bincount(made.task, minlength=3).tolist()
+    assert held_by_task == [7, 7, 7] or (strategy == "reservoir" and sum(held_by_task) == 21)
+    batch = made.sample(50)
+    assert batch.y is not None
+    assert batch.y.shape == (50, targets)
+    assert agree(batch.x, batch.y)
+    offered = {tuple(x.flatten().tolist()): task for task in range(3) for x in curve(task).take(torch.arange(20)).x}
+    assert [offered[tuple(x.flatten().tolist())] for x in batch.x] == batch.task.tolist()
+
+
+def test_without_a_budget_every_row_is_kept_with_its_targets() -> None:
+    made = of_numbers(budget=None)
+    for task in range(3):
+        add(made, task, curve(task))
+    assert len(made.x) == 60
+    assert agree(made.x, made.y)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_loaded_buffer_of_targets_goes_on_as_the_old_one(strategy: Any) -> None:
+    first, again = (of_numbers(strategy=strategy, budget=5) for _ in range(2))
+    add(first, 0, curve(0))
+    again.load(first.state())
+    for made in (first, again):
+        add(made, 1, curve(1))
+    assert torch.equal(first.y, again.y)
+    assert torch.equal(first.x, again.x)
+    assert torch.equal(first.sample(9).y, again.sample(9).y)  # type: ignore[arg-type]
+
+
+def test_a_budget_too_small_for_the_tasks_is_refused() -> None:
+    with pytest.raises(OptionsError, match="budget = 2 items: holds 2 rows, fewer than the 3 tasks of this stream"):
+        of_numbers(budget=2, unit="items")

@@ -27,15 +27,15 @@ def groups(write_run: Write, write_replay_run: Write) -> list[Group]:
 
 def all_figures(groups: list[Group]) -> list[Picture]:
     one = [
-        figures.accuracy_after_tasks(groups),
-        figures.accuracy_over_steps(groups),
+        figures.progress_after_tasks(groups),
+        figures.progress_over_steps(groups),
         figures.forgetting_bars(groups),
         figures.memory_bars(groups),
         figures.cost_bars(groups),
-        *map(figures.heat_map, groups),
     ]
     several = [
-        figures.accuracy_by_task(groups),
+        figures.heat_maps(groups),
+        figures.progress_by_task(groups),
         figures.losses(groups),
         *(figures.histograms(group, REPLAY) for group in groups),
     ]
@@ -56,12 +56,11 @@ def test_every_figure_is_an_svg_that_the_page_colours(groups: list[Group]) -> No
 
 
 def test_alt_texts_hold_the_numbers(groups: list[Group]) -> None:
-    curve = figures.accuracy_after_tasks(groups)
+    curve = figures.progress_after_tasks(groups)
     assert curve is not None
     assert "generative-replay: 100.0 ± 0.0 % after task 1 and 92.5 ± 2.5 % after task 2" in curve.alt
     assert "joint: 80.0 % having learnt all tasks at once" in curve.alt
-    heat = figures.heat_map(groups[0])
-    assert heat is not None
+    heat = figures.heat_maps(groups)[0]
     assert heat.alt.endswith("After task 2: task 1 85.0 %, task 2 100.0 %.")
     (histogram,) = figures.histograms(groups[0], REPLAY)
     assert "cat 60.0 %, dog 40.0 %, owl 0.0 %, fox 0.0 %" in histogram.alt
@@ -91,19 +90,18 @@ def test_the_same_records_draw_the_same_bytes(groups: list[Group]) -> None:
 
 def test_runs_without_results_draw_nothing(write_run: Write) -> None:
     groups = group_runs([read_run(write_run("a", status="failed", accuracy=[], memory={}))])
-    assert figures.accuracy_after_tasks(groups) is None
-    assert figures.heat_map(groups[0]) is None
+    assert figures.progress_after_tasks(groups) is None
+    assert figures.heat_maps(groups) == []
     assert figures.forgetting_bars(groups) is None
     assert figures.memory_bars(groups) is None
 
 
 def test_long_streams_show_some_of_their_tasks(write_run: Write) -> None:
     groups = group_runs([read_run(write_run("a", accuracy=matrix([0.5] * 50)))])
-    panels = figures.accuracy_by_task(groups)
+    panels = figures.progress_by_task(groups)
     assert len(panels) == figures.MOST_PANELS
     assert (panels[0].caption, panels[-1].caption) == ("task 1", "task 50")
-    heat = figures.heat_map(groups[0])
-    assert heat is not None
+    (heat,) = figures.heat_maps(groups)
     assert len(heat.svg) < 500_000
 
 
@@ -113,11 +111,11 @@ def test_names_are_plain_text(write_run: Write) -> None:
     for picture in all_figures(groups):
         root = ET.fromstring(picture.svg)
         assert not [element for element in root.iter() if element.tag in ("b", "i")]
-    assert "任务" in figures.accuracy_by_task(groups)[1].svg
+    assert "任务" in figures.progress_by_task(groups)[1].svg
 
 
 def test_more_groups_than_colours_differ_in_dash(write_run: Write) -> None:
     count = len(figures.SERIES) + 1
     groups = group_runs([read_run(write_run(str(k), learner_options={"steps": k + 1})) for k in range(count)])
     assert figures.swatch(0, groups[0]) != figures.swatch(count - 1, groups[-1])
-    assert figures.accuracy_after_tasks(groups) is not None
+    assert figures.progress_after_tasks(groups) is not None

@@ -9,7 +9,7 @@ import pytest
 
 from reverie.reports import curves, tables
 from reverie.reports.records import read_run
-from reverie.reports.tables import COLUMNS, final_accuracies, group_runs, option_differences, summary_rows
+from reverie.reports.tables import COLUMNS, final_results, group_runs, option_differences, summary_rows
 from reverie.reports.words import Estimate, percent_estimate
 from tests.reports.conftest import matrix
 
@@ -37,7 +37,7 @@ def test_summary_over_seeds(write_replay_run: Write, write_run: Write) -> None:
     texts = {column.heading: column.text(replay) for column in COLUMNS}
     assert texts["Average accuracy"] == "92.5 ± 2.5 %"
     assert (texts["Keeps"], texts["Of the past"], texts["Time"]) == ("2.0 KiB", "no data", "10.5 s ± 0.5 s")
-    assert final_accuracies(records[-1]) == [0.2, 1.0]
+    assert final_results(records[-1]) == [0.2, 1.0]
 
 
 def test_only_complete_runs_count(write_run: Write) -> None:
@@ -52,7 +52,7 @@ def test_nothing_complete_leaves_gaps(write_run: Write) -> None:
     (row,) = summary_rows([record])
     assert row.average_accuracy == Estimate(None, None, 0)
     assert [column.text(row) for column in COLUMNS][2:] == ["–"] * 7
-    assert final_accuracies(record) == []
+    assert final_results(record) == []
 
 
 def test_the_same_seed_twice_counts_once(write_run: Write) -> None:
@@ -88,7 +88,7 @@ def test_labels_tell_groups_of_one_name_apart(write_run: Write) -> None:
 def test_scenarios_are_not_mixed(write_run: Write) -> None:
     records = [read_run(write_run(name, scenario=name)) for name in ("class", "domain")]
     groups = group_runs(records)
-    assert list(tables.by_setting(groups)) == [("split-toy", "class"), ("split-toy", "domain")]
+    assert list(tables.by_setting(groups)) == [("split-toy", "class", False), ("split-toy", "domain", False)]
     assert [group.label for group in groups] == ["naive", "naive"]
 
 
@@ -102,8 +102,8 @@ def test_task_names_only_where_runs_agree(write_run: Write) -> None:
 def test_curves(write_run: Write) -> None:
     record = read_run(write_run("a", accuracy=matrix([0.2, 0.4, 0.9])))
     assert curves.seen_average(record) == {1: 1.0, 2: pytest.approx(0.6), 3: pytest.approx(0.5)}
-    assert curves.task_accuracy(record, 1) == {2: 1.0, 3: 0.4}
-    assert curves.accuracy_over_steps(record) == dict.fromkeys((50, 100, 150, 200, 250, 300), 0.5)
+    assert curves.task_result(record, 1) == {2: 1.0, 3: 0.4}
+    assert curves.result_over_steps(record) == dict.fromkeys((50, 100, 150, 200, 250, 300), 0.5)
     assert curves.loss_over_steps(record, "solver.cross-entropy")[150] == 1 / 50  # step 50 of the second task
     assert curves.task_starts(record) == (100, 200)
 
@@ -111,7 +111,7 @@ def test_curves(write_run: Write) -> None:
 def test_later_tasks_do_not_count_as_seen(write_run: Write) -> None:
     record = read_run(write_run("a", accuracy=[[1.0, 0.1], [0.5, 0.9]]))  # evaluated on all tasks
     assert curves.seen_average(record) == {1: 1.0, 2: pytest.approx(0.7)}
-    assert curves.task_accuracy(record, 1) == {2: 0.9}
+    assert curves.task_result(record, 1) == {2: 0.9}
 
 
 def test_joint_training_is_one_value_after_every_task(write_run: Write) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from reverie.checks import OptionsError
 from reverie.device import CPU, Device
 from reverie.nn.optimisers import SGD, Adam
 from reverie.seeding import Randomness
-from reverie.solvers import CNN, MLP, SOLVERS, AlexNet, Classifier, ConvStack, Module, cuts
+from reverie.solvers import CNN, MLP, SOLVERS, AlexNet, Classifier, ConvStack, Module, ResNet, WideResNet, cuts
 from reverie.types import Batch, Solver, StreamSpec
 
 
@@ -32,11 +33,13 @@ MAKERS: dict[str, Callable[[], Classifier]] = {
     "mlp": lambda: MLP(hidden=(9, 7)),
     "cnn": lambda: CNN(channels=(3, 5), width=6),
     "conv-stack": lambda: ConvStack(channels=(2, 3, 4), hidden=(8,)),
+    "resnet": lambda: ResNet(channels=(3, 5), blocks=2),
+    "wide-resnet": lambda: WideResNet(channels=(3, 5), blocks=2),
     "alexnet": lambda: AlexNet(side=63, hidden=(32,), dropout=0.0, optimiser=Adam()),
     "module": lambda: Module(Noisy),
 }
 RATES = {"alexnet": 3e-4}  # deep, and without batch norm
-WIDTHS = {"alexnet": 32, "mlp": 7, "cnn": 6, "conv-stack": 8, "module": 3 * 6 * 6}
+WIDTHS = {"alexnet": 32, "mlp": 7, "cnn": 6, "conv-stack": 8, "module": 3 * 6 * 6, "resnet": 5, "wide-resnet": 5}
 SHAPE = (1, 8, 8)
 
 
@@ -99,7 +102,7 @@ def test_the_mlp_takes_inputs_of_any_shape() -> None:
         assert solver.scores(torch.rand(3, *shape)).shape == (3, 4)
 
 
-@pytest.mark.parametrize("name", ["cnn", "conv-stack"])
+@pytest.mark.parametrize("name", ["cnn", "conv-stack", "resnet", "wide-resnet"])
 def test_convolutions_need_images(name: str) -> None:
     with pytest.raises(OptionsError, match=rf"solver = '{name}': needs images .*have shape \(8,\); try 'mlp'"):
         MAKERS[name]().build(spec(shape=(8,)), Randomness(0), CPU)
@@ -289,3 +292,38 @@ def test_every_cut_of_a_solver_is_listed_and_the_usual_one_marked(solver: Any) -
     usual = next(cut for cut in found if cut.usual)
     assert usual.name.startswith(solver.usual_cut)
     assert not hasattr(solver, "network")
+
+
+# ------------------------------------------------------------------------------------------------------ regression
+
+
+def linear(outputs: int, n: int = 40) -> tuple[Classifier, Batch]:
+    """A linear solver of three numbers a row, and rows with targets that are linear but for some noise."""
+    generator = torch.Generator().manual_seed(outputs)
+    x = torch.randn(n, 3, generator=generator)
+    y = x @ torch.randn(3, outputs, generator=generator) + 1 + 0.3 * torch.randn(n, outputs, generator=generator)
+    weight = torch.rand(n, generator=generator)
+    solver = Module(lambda shape: nn.Identity(), optimiser=SGD(learning_rate=0.1))
+    given = replace(spec(outputs, (3,)), scenario="domain", kind="regression", noise_std=0.5)
+    solver.build(given, Randomness(0), CPU)
+    return solver, Batch(x, y, torch.zeros(n).long(), weight / weight.sum())
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_training_on_linear_targets_reaches_least_squares(outputs: int) -> None:
+    solver, batch = linear(outputs)
+    assert batch.y is not None
+    for _ in range(200):
+        losses = solver.step(batch)
+    design, root = torch.cat([batch.x, torch.ones(40, 1)], dim=1), batch.weight.sqrt()[:, None]
+    best = torch.linalg.lstsq(root * design, root * batch.y).solution
+    torch.testing.assert_close(solver.scores(batch.x), design @ best, rtol=1e-3, atol=1e-3)
+    rest = float((batch.weight[:, None] * (batch.y - design @ best).square()).sum())
+    assert set(losses) == {"nll"}
+    assert float(losses["nll"]) == pytest.approx(rest / (2 * 0.5**2), rel=1e-3)
+
+
+def test_a_frozen_solver_of_regression_has_the_same_loss() -> None:
+    solver, batch = linear(2)
+    solver.step(batch)
+    assert torch.equal(solver.frozen().loss(batch)["nll"], solver.loss(batch)["nll"])

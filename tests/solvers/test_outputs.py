@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reverie.solvers.outputs import ActiveClasses, cross_entropy, log_probabilities, softmax_groups
+from reverie.solvers.outputs import (
+    ActiveClasses,
+    cross_entropy,
+    gaussian_nll,
+    log_probabilities,
+    objective,
+    softmax_groups,
+    squared_errors,
+)
 from reverie.types import Batch, Scenario, StreamSpec
 
 SPLIT = ((0, 1), (2, 3), (4, 5))
@@ -212,11 +221,52 @@ def test_an_output_taught_later_gets_no_gradient_before() -> None:
     assert all(a < b for a, b in pairwise(reached[0]))
 
 
-def test_joint_training_puts_all_classes_into_one_softmax_whatever_is_active() -> None:
-    for active in ("all-so-far", "current"):
-        groups = softmax_groups(spec("class", merged=True), 0, active)
+def test_joint_training_has_one_softmax_or_a_head_for_each_task_that_was_merged() -> None:
+    """Multitask learning is joint training with heads of their own."""
+    for scenario, active, expected in (
+        ("class", "all-so-far", [0] * 6),
+        ("class", "current", [0, 0, 1, 1, 2, 2]),
+        ("task", "all", [0, 0, 1, 1, 2, 2]),
+    ):
+        groups = softmax_groups(spec(scenario, merged=True), 0, active)
         assert groups is not None
-        assert len(set(groups.tolist())) == 1
-    heads = softmax_groups(spec("task", merged=True), 0, "all")
-    assert heads is not None
-    assert heads.tolist() == [0, 0, 1, 1, 2, 2]
+        assert groups.tolist() == expected
+
+
+# ------------------------------------------------------------------------------------------ regression
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 3), st.floats(0.01, 10))
+def test_the_loss_of_regression_is_that_of_a_normal_distribution_but_for_a_constant(
+    n: int, outputs: int, noise_std: float
+) -> None:
+    rng = torch.Generator().manual_seed(n)
+    scores, y = (torch.randn(n, outputs, generator=rng, dtype=torch.float64) for _ in range(2))
+    weight = torch.rand(n, generator=rng, dtype=torch.float64)
+    density = torch.distributions.Normal(scores, noise_std)
+    best = torch.distributions.Normal(y, noise_std)
+    expected = (weight * (best.log_prob(y) - density.log_prob(y)).sum(dim=1)).sum()
+    torch.testing.assert_close(gaussian_nll(scores, batch(y, weight), noise_std), expected)
+
+
+def test_squared_errors_of_several_networks_at_once() -> None:
+    scores, y = torch.arange(12.0).view(2, 3, 2), torch.ones(3, 2)
+    expected = [[sum((float(f) - 1) ** 2 for f in row) for row in network] for network in scores]
+    assert squared_errors(scores, y).tolist() == expected
+
+
+def test_the_kind_of_stream_says_what_is_minimised() -> None:
+    classes = spec("class")
+    scores = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    name, loss = objective(classes)
+    rows = batch(torch.tensor([0, 2, 5]))
+    assert name == "cross-entropy"
+    torch.testing.assert_close(loss(scores, rows), cross_entropy(scores, rows))
+    numbers = replace(spec("domain", ((0, 1, 2, 3, 4, 5),)), kind="regression", noise_std=0.5)
+    name, loss = objective(numbers)
+    targets = batch(torch.zeros(3, 6))
+    assert name == "nll"
+    torch.testing.assert_close(loss(scores, targets), gaussian_nll(scores, targets, 0.5))
+    with pytest.raises(ValueError, match="regression needs targets"):
+        loss(scores, replace(targets, y=None))

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from reverie.streams import DatasetRows, JoinedRows, TensorRows
-from reverie.streams.rows import item_array
+from reverie.streams.rows import item_array, stored_bytes
 from reverie.types import Rows
 
 X = torch.arange(24.0).reshape(6, 4)
@@ -165,3 +165,40 @@ def test_items_of_any_kind_become_channels_first_floats(item: Any, shape: tuple[
 def test_colours_stay_in_their_channels() -> None:
     x = item_array((Image.new("RGB", (2, 2), (255, 0, 51)), 0))
     assert x[:, 0, 0].tolist() == [1, 0, pytest.approx(0.2)]
+
+
+# ---------------------------------------------------------------------------------------------- targets of regression
+
+TARGETS = torch.stack([Y * 0.5, -1.0 - Y], dim=1)
+
+
+@pytest.mark.parametrize("make", ["whole", "by index", "moved", "joined"])
+def test_targets_are_what_batches_have_for_labels(make: str) -> None:
+    none = torch.zeros(6, dtype=torch.int64)
+    rows: Rows = {
+        "whole": lambda: TensorRows(X, none, targets=TARGETS),
+        "by index": lambda: TensorRows(X.flip(0), none, index=torch.arange(5, -1, -1), targets=TARGETS),
+        "moved": lambda: TensorRows(X, none, targets=TARGETS).to(torch.device("meta")),
+        "joined": lambda: JoinedRows(
+            [TensorRows(X[part], none[part], targets=TARGETS[part]) for part in (slice(0, 2), slice(2, 6))]
+        ),
+    }[make]()
+    assert rows.labels.tolist() == [0] * 6
+    assert rows.labels.device == torch.device("cpu")
+    order = torch.tensor([5, 0, 3])
+    batch = rows.take(order)
+    assert batch.y is not None
+    assert (batch.y.shape, batch.y.dtype) == ((3, 2), torch.float32)
+    if make == "moved":  # where there are no values to look at
+        assert batch.x.device == batch.y.device == batch.task.device == torch.device("meta")
+        return
+    assert torch.equal(batch.x, X[order])
+    assert torch.equal(batch.y, TARGETS[order])
+    parts = [part.y for part in rows.chunks(4) if part.y is not None]
+    assert torch.equal(torch.cat(parts), TARGETS)
+
+
+def test_a_row_is_counted_with_its_targets() -> None:
+    none = torch.zeros(6, dtype=torch.int64)
+    assert stored_bytes(TensorRows(X + 0.25, none)) == 4 * 4 + 8 + 8
+    assert stored_bytes(TensorRows(X + 0.25, none, targets=TARGETS)) == 4 * 4 + 2 * 4 + 8

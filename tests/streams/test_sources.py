@@ -312,6 +312,33 @@ def test_a_folder_of_arrays(tmp_path: Path) -> None:
     assert digests(same[0].train) == digests(stream[0].train)
 
 
+def test_a_folder_of_arrays_whose_numbers_are_to_be_predicted(tmp_path: Path) -> None:
+    x = np.linspace(0, 1, 20, dtype=np.float32)[:, None]
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=3 * x - 1)
+    np.savez(tmp_path / "b.npz", x_train=x, y_train=-x[:, 0], x_test=x[:4], y_test=-x[:4, 0])
+    stream = Folder(path=str(tmp_path), noise_std=0.2).build("domain", 0)
+    assert (stream.spec.kind, stream.spec.noise_std, stream.spec.classes) == ("regression", 0.2, ("y",))
+    assert stream.spec.task_names == ("a", "b")
+    assert [(len(task.train), len(test.rows)) for task, test in zip(stream, stream.tests, strict=True)] == [
+        (16, 4),
+        (20, 4),
+    ]
+    for task, slope, height in ((0, 3, -1), (1, -1, 0)):
+        for rows in (stream[task].train, stream.tests[task].rows):
+            batch = rows.take(torch.arange(4))
+            torch.testing.assert_close(batch.y, slope * batch.x + height)
+    same = Stream.from_folder(tmp_path, "domain", noise_std=0.2)
+    assert (same.spec, same.checksums) == (stream.spec, stream.checksums)
+    with pytest.raises(DataError, match="scenario = 'class': regression has no classes"):
+        Folder(path=str(tmp_path), noise_std=0.2).build("class", 0)
+
+
+def test_names_of_folders_are_no_numbers(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    with pytest.raises(DataError, match=r"targets of dtype <U3; expected numbers, since noise_std makes it regression"):
+        Folder(path=str(tmp_path), noise_std=0.2).build("domain", 0)
+
+
 def test_arrays_are_tasks_by_themselves(tmp_path: Path) -> None:
     write_tasks(tmp_path)
     with pytest.raises(

@@ -376,3 +376,167 @@ def test_bad_data_sets_are_refused() -> None:
         Stream.from_datasets([(good, good), (Items(x[:, :2], y.tolist()), good)])
     with pytest.raises(DataError, match=r"task 1: labels of dtype float64; expected integers or strings"):
         Stream.from_datasets([(Items(x, (y + 0.5).tolist()), good)])
+
+
+# ------------------------------------------------------------------------------------ numbers to be predicted
+
+
+def numbers(n: int = 20, targets: int | None = None, first: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows x and targets y, of which each tells the other: y[:, k] = x[:, 0] + k."""
+    x = (first + np.arange(n, dtype=np.float32) / n)[:, None] + np.zeros(2, dtype=np.float32)
+    y = x[:, :1] + np.arange(targets or 1)
+    return x, y if targets else y[:, 0]
+
+
+def regression(*tasks: Any, **options: Any) -> Any:
+    return Stream.from_arrays(tasks, **{"scenario": "domain", "noise_std": 0.1, **options})
+
+
+def pairs(rows: Rows) -> tuple[Tensor, Tensor]:
+    batch = rows.take(torch.arange(len(rows)))
+    assert batch.y is not None
+    return batch.x, batch.y
+
+
+@pytest.mark.parametrize(("targets", "names"), [(None, ("y",)), (1, ("y",)), (3, ("y1", "y2", "y3"))])
+@pytest.mark.parametrize("given_tests", [False, True])
+def test_targets_stay_with_their_rows(targets: int | None, names: tuple[str, ...], given_tests: bool) -> None:
+    parts = [(*numbers(20, targets, 2 * t), *(numbers(6, targets, 2 * t) if given_tests else ())) for t in range(2)]
+    stream = regression(*parts, validation_fraction=0.25)
+    spec = stream.spec
+    assert (spec.kind, spec.noise_std, spec.classes, spec.outputs) == ("regression", 0.1, names, len(names))
+    assert spec.heads == spec.task_classes == (tuple(range(len(names))),) * 2
+    assert [test.classes for test in stream.tests] == list(spec.heads)
+    for task, test in zip(stream, stream.tests, strict=True):
+        assert task.validation is not None
+        shares = [len(rows) for rows in (task.train, task.validation, test.rows)]
+        assert shares == ([15, 5, 6] if given_tests else [12, 4, 4])
+        for rows in (task.train, task.validation, test.rows):
+            x, y = pairs(rows)
+            assert (y.dtype, y.shape) == (torch.float32, (len(rows), len(names)))
+            torch.testing.assert_close(y, x[:, :1] + torch.arange(len(names)))
+            assert rows.labels.tolist() == [0] * len(rows)
+        if not given_tests:  # every row is in one place
+            assert sorted(keys(task.train, task.validation, test.rows)) == sorted(map(tuple, parts[task.index][0]))
+
+
+@pytest.mark.parametrize(
+    "convert",
+    [list, torch.as_tensor, lambda y: torch.as_tensor(y).requires_grad_(), lambda y: y.astype("float32"), np.flip],
+    ids=["list", "tensor", "tensor with gradient", "float32", "flipped"],
+)
+def test_targets_laid_out_in_any_way(convert: Any) -> None:
+    x, y = numbers()
+    stream = regression((x, convert(y), x, y))
+    assert pairs(stream[0].train)[1].flatten().tolist() == pytest.approx(
+        np.asarray(convert(y).tolist() if isinstance(convert(y), Tensor) else convert(y))
+    )
+
+
+def test_whole_numbers_can_be_targets_and_are_classes_without_noise() -> None:
+    x, y = numbers()
+    whole = np.arange(20) % 3
+    assert pairs(regression((x, whole, x, whole))[0].train)[1].flatten().tolist() == whole.tolist()
+    assert Stream.from_arrays([(x, whole)], "domain").spec.kind == "classification"
+    with pytest.raises(DataError, match=r"dtype float64; expected integers or strings .* give noise_std"):
+        Stream.from_arrays([(x, y)], "domain")
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.zeros((20, 2, 2)), r"targets of shape \(20, 2, 2\); expected \(N,\) or \(N, targets\)"),
+        (np.zeros((20, 0)), r"targets of shape \(20, 0\); expected"),
+        (np.float32(3), r"targets of shape \(\); expected"),
+        (["a"] * 20, r"targets of dtype <U1; expected numbers"),
+        (np.zeros(20, dtype=complex), r"targets of dtype complex128; expected numbers"),
+        ([[1.0], [1.0, 2.0]], r"targets are no array of numbers"),
+        (np.zeros(19), r"20 inputs but 19 target rows; there must be one target row for each input"),
+        (np.zeros((20, 2))[:0], r"no rows"),
+        (np.zeros(0), r"no rows"),
+        (np.full(20, 1e300), r"20 targets are NaN or infinite, the first is that of row 0"),
+    ],
+)
+def test_targets_that_are_none(y: Any, message: str) -> None:
+    with pytest.raises(DataError, match=f"task 2.*{message}"):
+        regression(numbers(), (numbers()[0], y))
+
+
+def test_everything_wrong_with_targets_is_told_at_once() -> None:
+    x, y = numbers()
+    broken = y.copy()
+    broken[[3, 5]] = np.nan, np.inf
+    with pytest.raises(DataError) as caught:
+        regression((x, y), (x, broken, x, y), (*numbers(20, 2), x, y), scenario="task", noise_std=-0.5)
+    told = str(caught.value).splitlines()[1:]
+    assert [line.strip(" -") for line in told] == [
+        "scenario = 'task': regression has no classes to tell apart; use scenario = 'domain'",
+        "noise_std = -0.5: must be more than 0, and finite; it is the deviation of the noise of the targets",
+        "task 'task 2', train: 2 targets are NaN or infinite, the first is that of row 3; remove or repair them",
+        "task 'task 3', train: targets of width 2, the first task has 1",
+    ]
+
+
+@pytest.mark.parametrize("noise_std", [0, 0.0, float("nan"), float("inf")])
+def test_noise_that_is_none(noise_std: float) -> None:
+    with pytest.raises(DataError, match=r"noise_std = .*: must be more than 0"):
+        regression(numbers(), noise_std=noise_std)
+
+
+@pytest.mark.parametrize("scenario", ["class", "task"])
+def test_regression_knows_one_scenario(scenario: Scenario) -> None:
+    with pytest.raises(DataError, match=f"scenario = '{scenario}': regression has no classes"):
+        regression(numbers(), scenario=scenario)
+
+
+@pytest.mark.parametrize("part", [1, 3])
+def test_the_checksum_covers_targets(part: int) -> None:
+    x, y = numbers()
+    arrays, changed = [x, y, x, y.copy()], [x, y, x, y.copy()]
+    changed[part] = changed[part] + 0.5
+    before, after = (regression(found).checksums["task 1"] for found in (arrays, changed))
+    assert before == regression(arrays).checksums["task 1"] != after
+
+
+@pytest.mark.parametrize("targets", [None, 2])
+def test_merged_tasks_of_regression(targets: int | None) -> None:
+    stream = regression(*(numbers(10, targets, t) for t in range(3)), validation_fraction=0.25)
+    merged = stream.merged()
+    assert (merged.spec.kind, merged.spec.noise_std, merged.spec.outputs) == ("regression", 0.1, targets or 1)
+    assert merged.spec.task_classes == (tuple(range(targets or 1)),)
+    assert [test.since for test in merged.tests] == [0, 0, 0]
+    for name in ("train", "validation"):
+        x, y = pairs(getattr(merged[0], name))
+        expected = [pairs(getattr(task, name)) for task in stream]
+        assert torch.equal(x, torch.cat([part for part, _ in expected]))
+        assert torch.equal(y, torch.cat([part for _, part in expected]))
+
+
+@pytest.mark.parametrize("targets", [None, 2])
+def test_one_more_task_of_regression(targets: int | None) -> None:
+    spec = regression(*(numbers(10, targets, t) for t in range(2))).spec
+    longer = Stream.continued(spec, numbers(10, targets, 2), name="more")
+    width = targets or 1
+    assert (longer.spec.kind, longer.spec.noise_std, longer.spec.classes) == ("regression", 0.1, spec.classes)
+    assert longer.spec.heads == longer.spec.task_classes == (tuple(range(width)),) * 3
+    assert longer.spec.task_names == ("task 1", "task 2", "more")
+    assert [len(task.train) for task in longer] == [0, 0, 8]
+    assert [(test.since, test.head, len(test.rows)) for test in longer.tests] == [(2, 2, 2)]
+    x, y = pairs(longer[2].train)
+    torch.testing.assert_close(y, x[:, :1] + torch.arange(width))
+
+
+def test_everything_wrong_with_one_more_task_of_regression_is_told_at_once() -> None:
+    spec = regression(numbers(10, 2)).spec
+    x, y = numbers(10, 3)
+    y[4, 1] = np.nan
+    with pytest.raises(DataError) as caught:
+        Stream.continued(spec, (x[:, :1], y, x[:, :1], y[:, :1]))
+    told = str(caught.value)
+    for message in (
+        r"inputs of shape (1,): the model was trained on (2,)",
+        "train: 1 targets are NaN or infinite, the first is that of row 4",
+        "test: targets of width 1, the first task has 3",
+        "targets of width 3: the model answers with 2",
+    ):
+        assert message in told

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 MEASURES = ("average", "forgetting", "kept", "stores", "seconds")
+ERRORS = ("average", "task given", "task inferred", "covered", "kept", "stores", "seconds")  # in regression
 UNITS = ((1 << 30, "GB"), (1 << 20, "MB"), (1 << 10, "kB"))
 
 
@@ -32,12 +33,15 @@ class Live:
             shown = "  ".join(f"{name} {value:.3g}" for name, value in losses.items())
             self.bar.update(self.row, completed=step, what=f"{self.where}  {shown}")
 
-    def evaluated(self, task: int, accuracy: Sequence[float | None]) -> None:
+    def evaluated(self, task: int, measure: str, values: Sequence[float | None]) -> None:
         if self.bar is None:
-            seen = [value for value in accuracy if value is not None]
+            seen = [value for value in values if value is not None]
+            mean = sum(seen) / len(seen)
+            what = (
+                f"average accuracy {percent(mean)} %" if measure == "accuracy" else f"mean squared error {number(mean)}"
+            )
             self.console.print(
-                f"{self.title}: after task {task + 1}: average accuracy {percent(sum(seen) / len(seen))} % over {len(seen)} test sets",
-                highlight=False,
+                f"{self.title}: after task {task + 1}: {what} over {len(seen)} test sets", highlight=False
             )
         elif self.row is not None:
             self.bar.update(self.row, what=f"after task {task + 1}")
@@ -58,7 +62,9 @@ def result_table(results: Sequence[Mapping[str, Any]]) -> Table:
     """Accuracy after the last task, forgetting, what is kept. A few runs stand side by side with every task; many have a row each."""
     first = results[0]
     side_by_side = len(results) <= 4 and all(result["tasks"] == first["tasks"] for result in results)
-    title = f"{first['stream']}, {first['scenario']}-incremental; accuracy in % after the last task"
+    errors = first.get("kind") == "regression"
+    what, measures = ("mean squared error", ERRORS) if errors else ("accuracy in %", MEASURES)
+    title = f"{first['stream']}, {first['scenario']}-incremental; {what} after the last task"
     seeds = len({result["seed"] for result in results}) > 1
     names = [_name(result, seeds) for result in results]
     columns = [_cells(result) for result in results]
@@ -68,17 +74,19 @@ def result_table(results: Sequence[Mapping[str, Any]]) -> Table:
         for name in names:
             table.add_column(name, justify="right")
         tasks = [_final(result, len(first["tasks"])) for result in results]
-        for number, task in enumerate(first["tasks"]):
-            table.add_row(f"task {number + 1}: {task}", *(percent(values[number]) for values in tasks))
+        for place, task in enumerate(first["tasks"]):
+            table.add_row(
+                f"task {place + 1}: {task}", *((number if errors else percent)(values[place]) for values in tasks)
+            )
         table.add_section()
-        for row in MEASURES:
+        for row in measures:
             table.add_row(row, *(cells[row] for cells in columns))
         return table
-    table.add_column("learner")
-    for row in MEASURES:
-        table.add_column(row, justify="right", no_wrap=True)
+    table.add_column("learner", overflow="fold")
+    for row in measures:
+        table.add_column(row.replace(" ", "\n"), justify="right", no_wrap=True)  # two words, one below the other
     for name, cells in zip(names, columns, strict=True):
-        table.add_row(name, *(cells[row] for row in MEASURES))
+        table.add_row(name, *(cells[row] for row in measures))
     return table
 
 
@@ -88,14 +96,24 @@ def _name(result: Mapping[str, Any], seeds: bool) -> str:
 
 
 def _final(result: Mapping[str, Any], tasks: int) -> list[float | None]:
-    return list(result["accuracy"][-1]) if result["accuracy"] else [None] * tasks
+    matrix = result.get("mse") or result["accuracy"]
+    return list(matrix[-1]) if matrix else [None] * tasks
 
 
 def _cells(result: Mapping[str, Any]) -> dict[str, str]:
     summary, memory = result["summary"], result["memory"]
+    if result.get("kind") == "regression":
+        found = [value for value in _final(result, 0) if value is not None]
+        measured = {
+            "average": number(sum(found) / len(found) if found else None),
+            "task given": number(summary["mse_final"]),
+            "task inferred": number((summary["mse_inferred"] or {}).get("agreement")),
+            "covered": f"{percent(summary['coverage_final'])} %",
+        }
+    else:
+        measured = {"average": percent(summary["average_accuracy"]), "forgetting": percent(summary["forgetting"])}
     return {
-        "average": percent(summary["average_accuracy"]),
-        "forgetting": percent(summary["forgetting"]),
+        **measured,
         "kept": size(memory.get("persistent_bytes")),
         "stores": {"raw": "raw data", "latents": "latents", "none": "no data"}.get(memory.get("stores", ""), "-"),
         "seconds": f"{result['cost']['seconds']:.0f}",
@@ -109,6 +127,15 @@ def percent(value: float | None) -> str:
     '87.6'
     """
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def number(value: float | None) -> str:
+    """In three digits.
+
+    >>> number(0.012345)
+    '0.0123'
+    """
+    return "-" if value is None else f"{value:.3g}"
 
 
 def size(count: int | None) -> str:

@@ -17,6 +17,7 @@ from reverie.cli.display import print_json
 from reverie.experiments.presets import PRESETS
 from reverie.generators import DENSITIES, GENERATORS
 from reverie.learners import LEARNERS
+from reverie.learners.coresets import CORESETS
 from reverie.nn.hypernetworks import HYPERNETWORKS
 from reverie.nn.optimisers import OPTIMISERS
 from reverie.options import Option, Part, Table, signature, to_options
@@ -35,6 +36,7 @@ TABLES: dict[str, Table] = {
     "optimisers": OPTIMISERS,
     "posteriors": POSTERIORS,
     "hypernetworks": HYPERNETWORKS,
+    "coresets": CORESETS,
 }
 
 
@@ -46,7 +48,7 @@ def list_parts(
     kind: Annotated[
         str | None,
         typer.Argument(
-            help="streams, learners, generators, densities, solvers, buffers, optimisers, posteriors, hypernetworks or presets"
+            help="streams, learners, generators, densities, solvers, buffers, optimisers, posteriors, hypernetworks, coresets or presets"
         ),
     ] = None,
     name: Annotated[str | None, typer.Argument(help="one entry, with its options")] = None,

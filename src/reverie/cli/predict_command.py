@@ -29,10 +29,13 @@ def predict(
     task: Annotated[int | None, typer.Option(help="task number from 0, for task-incremental runs")] = None,
     json: Annotated[bool, typer.Option("--json", help="print labels as a JSON list")] = False,
 ) -> None:
-    """Print one label a line, in the words of the training data."""
+    """Print one label a line, in the words of the training data; of regression the targets of a row."""
     trained = load(run, warn=lambda message: print(f"warning: {message}", file=sys.stderr))
-    labels = trained.predict(read_inputs(file, trained.spec.input_shape), task).tolist()
-    print(json_format.dumps(labels) if json else "\n".join(map(str, labels)))
+    answers = trained.predict(read_inputs(file, trained.spec.input_shape), task)
+    if json:
+        print(json_format.dumps(answers.tolist()))
+    else:
+        print("\n".join(" ".join(map(str, row)) for row in answers.reshape(len(answers), -1)))
 
 
 def read_inputs(file: Path, shape: tuple[int, ...]) -> np.ndarray:

@@ -11,7 +11,7 @@ import typer
 
 from reverie.checks import OptionsError, nearest
 from reverie.cli.arguments import make_app, several
-from reverie.experiments.published import TABLES
+from reverie.experiments.published import GROUPS, TABLES
 from reverie.experiments.tables import SCENARIOS, read_results, table_markdown, write_section
 from reverie.experiments.tables import reproduce as run_table
 from reverie.reports.ablations import draw_ablation
@@ -22,7 +22,9 @@ def prepare(words: Sequence[str]) -> list[str]:
 
 
 def reproduce(
-    table: Annotated[str | None, typer.Argument(help="a table; without one, the tables are listed")] = None,
+    table: Annotated[
+        str | None, typer.Argument(help="a table, or a group of them; without one, the tables are listed")
+    ] = None,
     out: Annotated[Path, typer.Option(help="folder of the runs")] = Path("runs/reproduce"),
     page: Annotated[Path, typer.Option(help="the page whose section is rewritten")] = Path("docs/results.md"),
     only: Annotated[list[str] | None, typer.Option(help="some of the table's methods")] = None,
@@ -42,9 +44,27 @@ def reproduce(
     if table is None:
         for name, entry in TABLES.items():
             print(f"{name}: {entry.title} ({len(entry.entries)} methods, seeds {', '.join(map(str, entry.seeds))})")
+        for name, members in GROUPS.items():
+            print(f"{name}: {' and '.join(members)}")
         return
-    if table not in TABLES:
-        raise OptionsError(f"{table!r}: no such table; {nearest(table, TABLES)}")
+    if table not in {**TABLES, **GROUPS}:
+        raise OptionsError(f"{table!r}: no such table; {nearest(table, {**TABLES, **GROUPS})}")
+    for name in GROUPS.get(table, (table,)):
+        _one(name, out, page, only, scenarios, seeds, workers, threads, again, write_only)
+
+
+def _one(
+    table: str,
+    out: Path,
+    page: Path,
+    only: Sequence[str] | None,
+    scenarios: Sequence[str] | None,
+    seeds: Sequence[int] | None,
+    workers: int,
+    threads: int | None,
+    again: bool,
+    write_only: bool,
+) -> None:
     chosen = TABLES[table]
     for name in only or ():
         if name not in chosen.entries:

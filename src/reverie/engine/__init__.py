@@ -1,6 +1,6 @@
 """The loop, evaluation and the record of a run; it imports no learner."""
 
-from reverie.engine.evaluation import Accuracies, Evaluator
+from reverie.engine.evaluation import Evaluation, Evaluator
 from reverie.engine.loop import (
     Cursor,
     Interrupted,
@@ -15,8 +15,8 @@ from reverie.engine.loop import (
 from reverie.engine.record import Record, environment
 
 __all__ = [
-    "Accuracies",
     "Cursor",
+    "Evaluation",
     "Evaluator",
     "Interrupted",
     "Loop",

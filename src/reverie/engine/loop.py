@@ -15,7 +15,7 @@ import torch
 
 from reverie.checks import ReverieError, StorageError
 from reverie.device import Device
-from reverie.engine.evaluation import Evaluate, Evaluator
+from reverie.engine.evaluation import Evaluate, Evaluation, Evaluator
 from reverie.engine.record import LOSS_WINDOW, Record
 from reverie.options import differences
 from reverie.seeding import Position, Randomness
@@ -50,7 +50,7 @@ class Observer(Protocol):
 
     def progress(self, step: int, losses: dict[str, float]) -> None: ...
 
-    def evaluated(self, task: int, accuracy: tuple[float | None, ...]) -> None: ...
+    def evaluated(self, task: int, measure: str, values: tuple[float | None, ...]) -> None: ...
 
 
 class Silent:
@@ -58,7 +58,7 @@ class Silent:
 
     def progress(self, step: int, losses: dict[str, float]) -> None: ...
 
-    def evaluated(self, task: int, accuracy: tuple[float | None, ...]) -> None: ...
+    def evaluated(self, task: int, measure: str, values: tuple[float | None, ...]) -> None: ...
 
 
 class Interrupted(ReverieError):
@@ -103,7 +103,9 @@ class Loop:
         self.record, self.settings = record, settings
         self.observer: Observer = observer or Silent()
         self.tests = tuple(stream.tests)
-        self.evaluator = Evaluator(self.tests, stream.spec.scenario, device, settings.evaluate)
+        spec = stream.spec
+        noise_std = spec.noise_std if spec.kind == "regression" else None
+        self.evaluator = Evaluator(self.tests, spec.scenario, device, settings.evaluate, noise_std)
         self.cursor = Cursor()
         self.saved_at = time.monotonic()
         self.steps_at_save = 0
@@ -157,6 +159,8 @@ class Loop:
             if task is not None:
                 learner.end_task(task)
                 self._look(task)
+            elif phases:  # what was learnt after the last task takes the place of what was seen after it
+                self._look(stream[len(stream) - 1], again=True)
             self.cursor = Cursor(number + 1)
             self.save()
 
@@ -193,18 +197,20 @@ class Loop:
         record.train_seconds += time.perf_counter() - began
         self.save()
 
-    def _look(self, task: Task) -> None:
+    def _look(self, task: Task, again: bool = False) -> None:
         """Evaluation and probes after a task: they read the learner and draw from random streams of their own."""
-        accuracies = self._evaluate(task.index)
-        self.record.add_row(task.index, accuracies, self.learner)
+        if again:
+            self.record.drop_row(task.index)
+        found = self._evaluate(task.index)
+        self.record.add_row(task.index, found, self.learner)
         with torch.no_grad():
             for probe in self.learner.probes():
                 finding = probe(self.learner, self.stream, task, self.rng.fork(f"{probe.name} {task.index}"))
                 self.record.add_finding(task.index, probe.name, finding)
-        self.observer.evaluated(task.index, accuracies.accuracy)
+        self.observer.evaluated(task.index, self.record.measure, found.prescribed)
         self.record.write_result("interrupted", self.stream.spec, self.tests)
 
-    def _evaluate(self, task: int) -> Any:
+    def _evaluate(self, task: int) -> Evaluation:
         return self.evaluator(self.learner, task)
 
     # ------------------------------------------------------------------ saving and stopping

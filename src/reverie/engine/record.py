@@ -1,4 +1,4 @@
-"""What a run leaves on disk: losses, accuracies, findings, and ``result.json``. The record reads the learner and never writes to it."""
+"""What a run leaves on disk: losses, evaluations, findings, and ``result.json``. The record reads the learner and never writes to it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from reverie import metrics
 from reverie.checks import StorageError, TrainingError
-from reverie.engine.evaluation import Accuracies
+from reverie.engine.evaluation import Evaluation
 from reverie.storage import SCHEMA, write_json
 from reverie.types import Finding, Learner, Losses, StreamSpec, TestSet
 
@@ -36,10 +36,11 @@ class Record:
     def __init__(self, folder: Path | None, facts: Mapping[str, Any]) -> None:
         self.folder = folder
         self.facts = dict(facts)
+        self.measure = "mse" if facts.get("kind") == "regression" else "accuracy"
         self.lines: list[dict[str, Any]] = []
         self.pending: list[Losses] = []
-        self.rows: list[Accuracies] = []
-        self.initial: Accuracies | None = None
+        self.rows: list[Evaluation] = []
+        self.initial: Evaluation | None = None
         self.findings: list[dict[str, Any]] = []
         self.warnings: list[str] = []
         self.steps = 0
@@ -82,15 +83,15 @@ class Record:
         self._line({"kind": "losses", "task": task, "phase": phase, "step": step, "losses": means})
         return means
 
-    def add_initial(self, accuracies: Accuracies) -> None:
-        self.initial = accuracies
-        self._line({"kind": "evaluation", "task": None, "step": 0, **_accuracy_fields(accuracies)})
+    def add_initial(self, found: Evaluation) -> None:
+        self.initial = found
+        self._line({"kind": "evaluation", "task": None, "step": 0, **self._fields(found)})
 
-    def add_curve_point(self, task: int, phase: str, step: int, accuracies: Accuracies) -> None:
-        self._line({"kind": "curve", "task": task, "phase": phase, "step": step, **_accuracy_fields(accuracies)})
+    def add_curve_point(self, task: int, phase: str, step: int, found: Evaluation) -> None:
+        self._line({"kind": "curve", "task": task, "phase": phase, "step": step, **self._fields(found)})
 
-    def add_row(self, task: int, accuracies: Accuracies, learner: Learner) -> None:
-        self.rows.append(accuracies)
+    def add_row(self, task: int, found: Evaluation, learner: Learner) -> None:
+        self.rows.append(found)
         memory = learner.memory()
         self.memory = {
             "persistent": dict(memory.persistent),
@@ -105,10 +106,15 @@ class Record:
                 "kind": "evaluation",
                 "task": task,
                 "step": self.steps,
-                **_accuracy_fields(accuracies),
+                **self._fields(found),
                 "memory": self.memory,
             }
         )
+
+    def drop_row(self, task: int) -> None:
+        """Forgets what was found after a task, which is about to be looked at again; the lines on disk stay."""
+        self.rows = self.rows[: len(self.rows) - 1]
+        self.findings = [found for found in self.findings if found["task"] != task]
 
     def add_finding(self, task: int, probe: str, finding: Finding) -> None:
         entry = {"task": task, "probe": probe, "numbers": dict(finding.numbers)}
@@ -131,6 +137,8 @@ class Record:
             raise StorageError(f"cannot write what probe {probe!r} found: {error}") from error
 
     def warn(self, message: str, task: int | None = None) -> None:
+        if message in self.warnings:
+            return
         self.warnings.append(message)
         self._line({"kind": "warning", "task": task, "message": message})
 
@@ -144,14 +152,19 @@ class Record:
         self, status: str, spec: StreamSpec, tests: tuple[TestSet, ...], error: str | None = None
     ) -> dict[str, Any]:
         """The contents of ``result.json``, a stable contract (see docs/run-folder.md)."""
-        matrix = [list(row.accuracy) for row in self.rows]
-        R = metrics.as_matrix(matrix) if matrix else np.empty((0, len(tests)))
-        initial = None if self.initial is None else self.initial.accuracy
+        matrix = [list(row.prescribed) for row in self.rows]
+        initial = None if self.initial is None else self.initial.prescribed
         matrices = {"task_agnostic": [list(row.task_agnostic) for row in self.rows]}
         if spec.scenario != "domain" or any(row.task_given is not None for row in self.rows):
             matrices["task_given"] = [list(row.task_given or ()) for row in self.rows]
-        for name in dict.fromkeys(name for row in self.rows for name in row.inferred):
-            matrices[name] = [list(row.inferred[name]) for row in self.rows]
+        for name in dict.fromkeys(name for row in self.rows for name in row.more):
+            matrices[name] = [list(row.more[name]) for row in self.rows]
+        accuracies = matrix if self.measure == "accuracy" else []
+        R = metrics.as_matrix(accuracies) if accuracies else np.empty((0, len(tests)))
+        summary = {**metrics.summary(R, initial, spec.scenario), **metrics.task_summary(matrices)}
+        if self.measure == "mse":
+            summary = {**dict.fromkeys(summary), **metrics.regression_summary(matrices)}
+            summary["task_inference_accuracy"] = metrics.task_summary(matrices)["task_inference_accuracy"]
         return {
             "schema": SCHEMA,
             "status": status,
@@ -161,10 +174,12 @@ class Record:
             **{key: self.facts[key] for key in ("learner", "generator", "seed")},
             "tasks": [test.name for test in tests],
             "classes": list(spec.classes),
-            "accuracy": matrix,
-            "initial_accuracy": None if initial is None else list(initial),
+            "kind": spec.kind,
+            "accuracy": accuracies,
+            **({"mse": matrix} if self.measure == "mse" else {}),
+            f"initial_{self.measure}": None if initial is None else list(initial),
             "matrices": matrices,
-            "summary": {**metrics.summary(R, initial, spec.scenario), **metrics.task_summary(matrices)},
+            "summary": summary,
             "memory": self.memory,
             "cost": {
                 "seconds": round(self.seconds, 3),
@@ -193,8 +208,8 @@ class Record:
         names = list(self.pending[0]) if self.pending else []
         return {
             "pending": {name: torch.stack([losses[name].cpu() for losses in self.pending]) for name in names},
-            "rows": [_accuracy_fields(row) for row in self.rows],
-            "initial": None if self.initial is None else _accuracy_fields(self.initial),
+            "rows": [self._fields(row) for row in self.rows],
+            "initial": None if self.initial is None else self._fields(self.initial),
             "findings": self.findings,
             "warnings": self.warnings,
             "memory": self.memory,
@@ -219,8 +234,8 @@ class Record:
         pending = {name: values.to(device) for name, values in state["pending"].items()}
         count = len(next(iter(pending.values()))) if pending else 0
         self.pending = [{name: values[k] for name, values in pending.items()} for k in range(count)]
-        self.rows = [_accuracies(fields) for fields in state["rows"]]
-        self.initial = None if state["initial"] is None else _accuracies(state["initial"])
+        self.rows = [self._evaluation(fields) for fields in state["rows"]]
+        self.initial = None if state["initial"] is None else self._evaluation(state["initial"])
         self.findings, self.warnings = list(state["findings"]), list(state["warnings"])
         self.memory = state["memory"]
         self.steps, self.rows_seen, self.flops = state["steps"], state["rows_seen"], state["flops"]
@@ -236,6 +251,23 @@ class Record:
                 os.truncate(path, self._written)
             self._written = min(size, self._written)
 
+    def _fields(self, row: Evaluation) -> dict[str, Any]:
+        return {
+            self.measure: list(row.prescribed),
+            "task_agnostic": list(row.task_agnostic),
+            "task_given": None if row.task_given is None else list(row.task_given),
+            **({"more": {name: list(values) for name, values in row.more.items()}} if row.more else {}),
+        }
+
+    def _evaluation(self, fields: Mapping[str, Any]) -> Evaluation:
+        given = fields["task_given"]
+        return Evaluation(
+            tuple(fields["task_agnostic"]),
+            None if given is None else tuple(given),
+            tuple(fields[self.measure]),
+            {name: tuple(values) for name, values in fields.get("more", {}).items()},
+        )
+
     def _line(self, fields: dict[str, Any]) -> None:
         self.lines.append(fields)
         if self.folder is None:
@@ -247,25 +279,6 @@ class Record:
         except OSError as error:
             raise StorageError(f"cannot write {self.folder / 'metrics.jsonl'}: {error}") from error
         self._written += len(data)
-
-
-def _accuracy_fields(row: Accuracies) -> dict[str, Any]:
-    return {
-        "accuracy": list(row.accuracy),
-        "task_agnostic": list(row.task_agnostic),
-        "task_given": None if row.task_given is None else list(row.task_given),
-        **({"inferred": {name: list(values) for name, values in row.inferred.items()}} if row.inferred else {}),
-    }
-
-
-def _accuracies(fields: Mapping[str, Any]) -> Accuracies:
-    given = fields["task_given"]
-    return Accuracies(
-        tuple(fields["task_agnostic"]),
-        None if given is None else tuple(given),
-        tuple(fields["accuracy"]),
-        {name: tuple(values) for name, values in fields.get("inferred", {}).items()},
-    )
 
 
 def save_grid(images: Tensor, path: Path, columns: int = 10) -> None:

@@ -11,12 +11,13 @@ from typing import Any
 
 PAPER = "Henning, Cervera et al. 2021, arXiv 2103.01133, settings of the authors' public code"
 
+CURVES: Mapping[str, Any] = {"name": "regression-1d"}
 MODES: Mapping[str, Any] = {"name": "gaussian-modes"}
 MNIST: Mapping[str, Any] = {"name": "split", "dataset": "mnist", "tasks": 5, "class_order": "natural"}
 PERMUTED: Mapping[str, Any] = {"name": "permuted", "dataset": "mnist", "tasks": 10, "first_permuted": False}
 
 NETWORKS: Mapping[str, Mapping[str, Any]] = {
-    "modes": {"name": "mlp", "hidden": [10, 10]},
+    "modes": {"name": "mlp", "hidden": [10, 10]},  # and the curves
     "small": {"name": "mlp", "hidden": [100, 100]},
     "default": {"name": "mlp", "hidden": [400, 400]},
     "lenet": {"name": "cnn", "channels": [20, 50], "kernel": 5, "halving": "max-pool", "width": 500},
@@ -40,16 +41,212 @@ def _row(*place: Any, **options: Any) -> dict[str, Any]:
     stream, network, steps, batch, rate, learner = place
     optimiser = {"name": "adam", "learning_rate": rate}
     shared = {"solver": {**NETWORKS[network], "optimiser": optimiser}, "steps": steps, "batch_size": batch}
-    answers = {} if options.get("posterior", {}).get("name") == "dirac" else {"test_samples": 100}
-    return {"stream": stream, "scenario": "class", "learner": {"name": learner, **shared, **answers, **options}}
+    point = learner in ("ewc", "replay") or options.get("posterior", {}).get("name") == "dirac"
+    answers = {} if point else {"test_samples": 100}
+    scenario = "domain" if stream is CURVES else "class"
+    return {"stream": stream, "scenario": scenario, "learner": {"name": learner, **shared, **answers, **options}}
 
 
+def _ewc(
+    *place: Any, heads: str, strength: float, rows: int | None = None, clip: float | None = None, **options: Any
+) -> dict[str, Any]:
+    """place: stream, network, steps a task, batch size, learning rate. heads: active_classes. rows: of the Fisher information.
+
+    Here the objective is divided by the rows N of a task, and so is the authors' largest gradient: ``clip`` is theirs / N. With fewer rows than
+    all for the Fisher information their code also counts the prior N / rows times; here it counts once.
+    """
+    bayesian = {"mode": "bayesian", "fisher": "empirical", "fisher_rows": rows, "strength": strength}
+    made = _row(*place, "ewc", **bayesian, active_classes=heads, **options)
+    made["learner"]["solver"]["optimiser"].update(reset_each_task=True, clip=clip)
+    return made
+
+
+def _replay(network: str, rate: float, distill: float) -> dict[str, Any]:
+    """Experience replay of a head that grows: 50 rows a class, 16 a step, no labels for them but the frozen network's answers.
+
+    The authors' loss is N times the cross-entropy of the new rows plus ``distill`` times that of each task's answers, N about 12,000, and its
+    gradient is at most 100 long; here all of it is divided by N.
+    """
+    rows = 12_000
+    made = _row(*(MNIST, network, 1000, 8, rate, "replay"), buffer={"name": "buffer", "budget": 50})
+    made["learner"]["solver"]["optimiser"].update(reset_each_task=True, clip=round(100 / rows, 4))
+    made["learner"].update(
+        importance="by-task",
+        replay_size=16,
+        stored_labels=False,
+        distill=round(distill / rows, 4),
+        active_classes="all-so-far",
+    )
+    return made
+
+
+_PRIOR_FOCUSED = {
+    "name": "implicit",
+    "latent_dim": 32,
+    "hidden": [10, 10],
+    "activation": "sigmoid",
+    "perturbation": 0.02,
+}
 _IMPLICIT = {"name": "implicit", "hidden": [10, 10], "perturbation": 0.02}
 _SIGMOID_RATIO = {"estimator": "adversarial", "discriminator_activation": "sigmoid", "discriminator_batch": 10}
 _OWN_CHUNKS = {"chunks_per_task": True, "task_std": 0.1, "chunk_std": 0.1}
 
 # name: (options, cost)
 ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
+    # ------------------------------------------------------------------------------ curves of one variable
+    "pr-bbb-curves": (
+        _row(
+            *(CURVES, "modes", 5001, 32, 5e-4, "posterior-replay"),
+            posterior=_LOCAL,
+            samples=10,
+            kl_weight=1.0,
+            strength=10.0,
+            divergence="forward-kl",
+            hypernetwork=_full(10, 10, task_dim=8, init="xavier"),
+        ),
+        "15,000 steps",
+    ),
+    "pr-bbb-curves-b": (
+        _row(
+            *(CURVES, "modes", 5001, 32, 5e-4, "posterior-replay"),
+            posterior=_LOCAL,
+            samples=10,
+            kl_weight=1.0,
+            clip=1.0,
+            strength=1e-3,
+            hypernetwork=_full(50, 50, task_dim=2, init="gaussian"),
+        ),
+        "15,000 steps",
+    ),
+    "pr-radial-curves": (
+        _row(
+            *(CURVES, "modes", 5001, 32, 5e-4, "posterior-replay"),
+            posterior={"name": "radial"},
+            samples=100,
+            kl_weight=1.0,
+            clip=1.0,
+            strength=0.1,
+            hypernetwork=_full(100, 100, task_dim=32, task_std=0.1, init="main"),
+        ),
+        "15,000 steps",
+    ),
+    "pr-avb-curves": (
+        _row(
+            *(CURVES, "modes", 20001, 32, 1e-4, "posterior-replay"),
+            samples=10,
+            kl_weight=1.0,
+            clip=1.0,
+            strength=1.0,
+            posterior={
+                "name": "implicit",
+                "latent_dim": None,
+                "hidden": [141, 141],
+                "perturbation": 0.0,
+                "estimator": "adversarial",
+                "discriminator": [],
+                "discriminator_steps": 5,
+            },
+            hypernetwork=_full(100, 100, task_dim=32, init="xavier"),
+        ),
+        "60,000 steps",
+    ),
+    "pr-avb-curves-b": (
+        _row(
+            *(CURVES, "modes", 20001, 32, 1e-4, "posterior-replay"),
+            samples=10,
+            kl_weight=1.0,
+            clip=1.0,
+            strength=0.5,
+            posterior={**_IMPLICIT, "latent_dim": 2, "estimator": "adversarial", "batch_stats": True},
+            hypernetwork=_full(100, 100, task_dim=2, init="hyperfan"),
+        ),
+        "60,000 steps",
+    ),
+    "pr-ssge-curves": (
+        _row(
+            *(CURVES, "modes", 20001, 32, 1e-3, "posterior-replay"),
+            samples=10,
+            kl_weight=1.0,
+            strength=1.0,
+            posterior={
+                **_IMPLICIT,
+                "latent_dim": 32,
+                "perturbation": 2e-4,
+                "bandwidth": 1.0,
+                "keep": 0.99,
+                "stein_samples": 10,
+            },
+            hypernetwork=_full(100, 100, task_dim=2, activation="sigmoid", init="hyperfan"),
+        ),
+        "60,000 steps",
+    ),
+    "pr-ssge-curves-b": (
+        _row(
+            *(CURVES, "modes", 10001, 32, 5e-4, "posterior-replay"),
+            samples=10,
+            kl_weight=1.0,
+            strength=0.01,
+            posterior={
+                **_IMPLICIT,
+                "latent_dim": 32,
+                "hidden": [100, 100],
+                "activation": "sigmoid",
+                "perturbation": 2e-4,
+                "keep": 0.99,
+                "stein_samples": 10,
+            },
+            hypernetwork=_full(100, 100, task_dim=32, init="xavier"),
+        ),
+        "30,000 steps",
+    ),
+    "pr-dirac-curves": (
+        _row(
+            *(CURVES, "modes", 10001, 32, 1e-3, "posterior-replay"),
+            **{**_POINT, "strength": 0.1, "clip": 1.0, "hypernetwork": _full(50, 50, task_dim=8, init="xavier")},
+        ),
+        "30,000 steps",
+    ),
+    "vcl-curves": (
+        _row(
+            *(CURVES, "modes", 10001, 32, 1e-3, "vcl"),
+            posterior=_GAUSSIAN,
+            samples=100,
+            kl_weight=1.0,
+            clip=1.0,
+            start="main",
+        ),
+        "30,000 steps",
+    ),
+    "ewc-curves": (
+        _ewc(*(CURVES, "modes", 10001, 32, 5e-4), heads="all", strength=1.0, answers="posterior", test_samples=100),
+        "30,000 steps",
+    ),
+    "pf-ssge-curves": (
+        _row(
+            *(CURVES, "modes", 20001, 32, 5e-4, "vcl"),
+            samples=10,
+            kl_weight=0.1,
+            posterior={**_IMPLICIT, "latent_dim": 32, "keep": 0.9, "stein_samples": 100},
+        ),
+        "60,000 steps; the sign mended",
+    ),
+    "sp-bbb-curves": (
+        _row(
+            *(CURVES, "modes", 5001, 32, 1e-3, "separate-posteriors"),
+            posterior=_LOCAL,
+            samples=10,
+            kl_weight=1.0,
+            start="gaussian",
+        ),
+        "15,000 steps; our settings",
+    ),
+    "fine-tuning-curves": (
+        _row(
+            *(CURVES, "modes", 5001, 32, 1e-3, "posterior-replay"),
+            **{**_POINT, "strength": 0.0, "hypernetwork": {"name": "single"}},
+        ),
+        "15,000 steps; our settings",
+    ),
     # ------------------------------------------------------------------------------ modes of Gaussians in the plane
     "pr-dirac-modes": (
         _row(
@@ -124,6 +321,31 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
         ),
         "30,000 steps",
     ),
+    "pf-avb-modes": (
+        _row(
+            *(MODES, "modes", 5001, 32, 5e-4, "vcl"),
+            samples=1,
+            kl_weight=0.01,
+            clip=1.0,
+            posterior={
+                **_PRIOR_FOCUSED,
+                "estimator": "adversarial",
+                "discriminator": [100, 100],
+                "batch_stats": True,
+                "discriminator_steps": 5,
+            },
+        ),
+        "15,000 steps",
+    ),
+    "pf-ssge-modes": (
+        _row(
+            *(MODES, "modes", 20001, 32, 1e-4, "vcl"),
+            samples=1,
+            kl_weight=1.0,
+            posterior={**_PRIOR_FOCUSED, "bandwidth": 1.0, "keep": 1.0, "stein_samples": 10},
+        ),
+        "60,000 steps; the sign mended",
+    ),
     "sp-bbb-modes": (
         _row(
             *(MODES, "modes", 10001, 32, 1e-3, "separate-posteriors"),
@@ -144,6 +366,15 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
             *(MODES, "modes", 2001, 32, 1e-3, "posterior-replay"),
             **{**_POINT, "strength": 0.0, "hypernetwork": {"name": "single"}},
         ),
+        "6,000 steps",
+    ),
+    # 20 rows a task. The authors limit each number of the gradient of the sum to 1, here it is the norm.
+    "ewc-growing-modes": (
+        _ewc(*(MODES, "modes", 10001, 32, 5e-4), heads="all-so-far", strength=1.0, clip=1 / 20),
+        "30,000 steps",
+    ),
+    "ewc-full-modes": (
+        _ewc(*(MODES, "modes", 2001, 32, 1e-4), heads="all", strength=10.0, clip=1 / 20),
         "6,000 steps",
     ),
     # ------------------------------------------------------------------------------ Split MNIST
@@ -192,6 +423,20 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
             hypernetwork=_chunked(2500, **_OWN_CHUNKS),
         ),
         "25,000 steps",
+    ),
+    "pr-bbb-cs-split-mnist-small": (
+        _row(
+            *(MNIST, "small", 5000, 128, 1e-4, "posterior-replay"),
+            posterior=_GAUSSIAN,
+            samples=10,
+            kl_weight=1e-4,
+            strength=100.0,
+            divergence="wasserstein",
+            normalise="published",
+            hypernetwork=_chunked(2500, **_OWN_CHUNKS),
+            coreset={"name": "coreset", "size": 100},
+        ),
+        "30,000 steps",
     ),
     "pr-bbb-split-mnist": (
         _row(
@@ -259,6 +504,24 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
         _row(*(MNIST, "small", 5000, 128, 5e-4, "separate-posteriors"), **_POINT),
         "25,000 steps",
     ),
+    "ewc-multi-point-split-mnist-small": (  # ours: the same, and the newest weights answer in place of samples
+        _ewc(*(MNIST, "small", 2001, 32, 5e-4), heads="current", strength=10.0),
+        "10,000 steps",
+    ),
+    "ewc-growing-split-mnist-small": (  # some 12,000 rows a task
+        _ewc(*(MNIST, "small", 2001, 32, 1e-3), heads="all-so-far", strength=1000.0, clip=1 / 12_000),
+        "10,000 steps",
+    ),
+    "ewc-full-split-mnist-small": (
+        _ewc(*(MNIST, "small", 2001, 32, 1e-4), heads="all", strength=1000.0, rows=200),
+        "10,000 steps",
+    ),
+    "ewc-multi-split-mnist-small": (
+        _ewc(*(MNIST, "small", 2001, 32, 5e-4), heads="current", strength=10.0, answers="posterior", test_samples=100),
+        "10,000 steps",
+    ),
+    "er-split-mnist-small": (_replay("small", 5e-4, distill=100.0), "5,000 steps"),
+    "er-split-mnist": (_replay("default", 1e-4, distill=500.0), "5,000 steps"),
     # ------------------------------------------------------------------------------ Permuted MNIST, 10 tasks
     "pr-dirac-permuted-mnist-small": (
         _row(

@@ -525,3 +525,5 @@ TABLES: dict[str, PublishedTable] = {
     ),
     **POSTERIOR_TABLES,
 }
+
+GROUPS: Mapping[str, tuple[str, ...]] = {"pmr-toys": ("pmr-curves", "pmr-modes")}

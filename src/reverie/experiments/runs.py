@@ -45,23 +45,31 @@ class Run:
 
     @property
     def accuracy(self) -> list[list[float | None]]:
-        """Row i: accuracy on each test set after task i."""
+        """Row i: accuracy on each test set after task i; no rows in regression, see ``mse``."""
         return list(self.result["accuracy"])
+
+    @property
+    def mse(self) -> list[list[float | None]]:
+        """Row i: mean squared error on each test set after task i; no rows in classification."""
+        return list(self.result.get("mse", ()))
 
     @property
     def summary(self) -> Mapping[str, float | None]:
         return self.result["summary"]
 
     def predict(self, x: np.ndarray | Tensor, task: int | None = None) -> np.ndarray:
-        """The user's own labels (N,) for inputs (N, ...) like the training data: uint8, or floats in the same range.
+        """The user's own labels (N,) for inputs (N, ...) like the training data: uint8, or floats in the same range. In regression the
+        predicted targets (N, targets).
 
         task: the task number (from 0), which the task-incremental scenario needs. Raises DataError, NotReadyError.
         """
+        if self.spec.kind == "regression":
+            return self.scores(x, task).numpy()
         classes = np.asarray(self.spec.classes, dtype=object)
         return np.asarray(classes[self.scores(x, task).argmax(dim=1).numpy()].tolist())
 
     def scores(self, x: np.ndarray | Tensor, task: int | None = None) -> Tensor:
-        """(N, classes) scores in the order of ``spec.classes``; -inf where a class does not come into question."""
+        """(N, classes) scores in the order of ``spec.classes``; -inf where a class does not come into question. In regression the targets."""
         rows = self._checked(x, task)
         parts = []
         for part in rows.split(CHUNK):
@@ -105,8 +113,8 @@ class Run:
     ) -> Run:
         """Learns one more task on top of what the run knows, and returns the run after it; this one is not to be used any more.
 
-        x: (N, ...) like the earlier data; y: (N,) labels, old or new; without test rows a fifth of the rows is held out. out: a
-        new folder (the old one stays as it is). How much of the past survived shows in ``result["findings"]`` (agreement with the
+        x: (N, ...) like the earlier data; y: (N,) labels, old or new, or in regression targets; without test rows a fifth of the rows is held
+        out. out: a new folder (the old one stays as it is). How much of the past survived shows in ``result["findings"]`` (agreement with the
         former solver on replay) and, where it is low, in ``result["warnings"]``.
         """
         arrays = (x, y) if x_test is None else (x, y, x_test, y_test)
@@ -226,6 +234,13 @@ def _made(
     learner: Any = part.clone() if part is not None else from_options(LEARNERS, config.learner)
     if getattr(learner, "on_merged_stream", False):
         stream = stream.merged()
+    kinds = getattr(learner, "kinds", ("classification",))
+    if stream.spec.kind not in kinds:
+        able = ", ".join(name for name, part in LEARNERS.items() if stream.spec.kind in getattr(part, "kinds", ()))
+        raise OptionsError(
+            f"learner = {to_options(learner)['name']!r}: learns {' and '.join(kinds)}, and {stream.spec.name} is a stream of "
+            f"{stream.spec.kind}; try {able}"
+        )
     learner = with_recommended(learner, stream.spec)
     config = replace(config, learner=to_options(learner))
     rng = Randomness(config.seed, device.torch_device)
@@ -237,7 +252,16 @@ def _loop(
     learner: Any, stream: ArrayStream, rng: Randomness, device: Device, config: RunConfig, observer: Observer | None
 ) -> Loop:
     from_files = not config.stream.get("given") and FROM_PYTHON not in str(config.learner)
-    return Loop(learner, stream, rng, device, Record(None, _facts(config)), config.settings(), observer, from_files)
+    return Loop(
+        learner,
+        stream,
+        rng,
+        device,
+        Record(None, {**_facts(config), "kind": stream.spec.kind}),
+        config.settings(),
+        observer,
+        from_files,
+    )
 
 
 def _trained(loop: Loop, config: RunConfig, folder: Path | None, overwrite: bool, start: Cursor | None = None) -> Run:
@@ -433,6 +457,7 @@ def spec_to_dict(spec: StreamSpec) -> dict[str, Any]:
         "task_names": list(spec.task_names),
         "heads": [list(classes) for classes in spec.heads],
         "value_range": None if spec.value_range is None else list(spec.value_range),
+        **({"kind": spec.kind, "noise_std": spec.noise_std} if spec.kind == "regression" else {}),
     }
 
 
@@ -446,6 +471,8 @@ def spec_from_dict(values: Mapping[str, Any]) -> StreamSpec:
         task_names=tuple(values["task_names"]),
         heads=_nested(values["heads"]),
         value_range=None if values["value_range"] is None else tuple(values["value_range"]),
+        kind=values.get("kind", "classification"),
+        noise_std=values.get("noise_std"),
     )
 
 

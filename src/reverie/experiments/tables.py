@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from reverie.options import merged
 from reverie.storage import SCHEMA, read_json, write_json, write_text
 
 TASK_SUMMARY = ("tgiven_during", "tgiven_final", "tinfer_final", "task_inference_accuracy")
+ERROR_SUMMARY = ("mse_during", "mse_final", "mse_inferred", "nll_final", "coverage_final", "task_inference_accuracy")
 SCENARIOS = ("class", "domain", "task")
 
 
@@ -51,7 +53,9 @@ class PublishedTable:
     """reference: of an ablation, for a variant the one to which its gap is measured, on the same latents.
 
     infers_tasks: its methods have a model a task; what is published and expected goes by "given" (the task), by criterion where it is
-    inferred, and by "batches" (inferred by entropy for 100 rows at once).
+    inferred, and by "batches" (inferred by entropy for 100 rows at once). An entry with "one head" infers no task: a single softmax over
+    all classes stands beside the others. predicts_numbers: a table of regression; what is expected goes by "final" (mean squared error), "median"
+    (of it over the seeds) and "found" (share of rows whose task is inferred, %).
     """
 
     title: str
@@ -61,6 +65,7 @@ class PublishedTable:
     entries: Mapping[str, Entry]
     reference: Mapping[str, str] = field(default_factory=dict)
     infers_tasks: bool = False
+    predicts_numbers: bool = False
 
     @property
     def is_ablation(self) -> bool:
@@ -137,8 +142,15 @@ def reproduce(
     # A folder whose options have changed since is trained anew; one with the same options is continued.
     for cell, result in run_grid(missing, workers=workers, overwrite=True):
         add(cell, _compact(cell, result))
-        told(f"{cell.title}: {100 * result['summary']['average_accuracy']:.2f} % in {result['cost']['seconds']:.0f} s")
+        told(f"{cell.title}: {_figure(result)} in {result['cost']['seconds']:.0f} s")
     return known
+
+
+def _figure(result: Mapping[str, Any]) -> str:
+    summary = result["summary"]
+    if result.get("kind") == "regression":
+        return f"mean squared error {summary['mse_final']:.4f}"
+    return f"{100 * summary['average_accuracy']:.2f} %"
 
 
 def read_results(path: Path) -> list[dict[str, Any]]:
@@ -183,6 +195,8 @@ def table_markdown(name: str, table: PublishedTable, results: Sequence[Mapping[s
     ]
     if table.is_ablation:
         lines += [f"![{table.title}](images/{name}.png)", "", *ablation_markdown(table, results)]
+    elif table.predicts_numbers:
+        lines += error_markdown(table, results)
     elif table.infers_tasks:
         lines += task_markdown(table, results)
     else:
@@ -276,35 +290,37 @@ def ablation_markdown(table: PublishedTable, results: Sequence[Mapping[str, Any]
     return lines
 
 
-TOLD = ("given", "entropy", "agreement", "batches")
+ONE_HEAD = "one head"
+TOLD = ("given", "entropy", "agreement", "batches", ONE_HEAD)
 
 
 def task_markdown(table: PublishedTable, results: Sequence[Mapping[str, Any]]) -> list[str]:
     """A row for each method: accuracy with the task given and inferred, beside what was published and expected; share of rows whose task
     is found."""
     lines = [
-        "TGiven, TInfer: average accuracy, %, with the task given and inferred. In batches: inferred by entropy for 100 rows of one task at once.",
+        "TGiven, TInfer: average accuracy, %, with the task given and inferred. In batches: inferred by entropy for 100 rows of one task at once. "
+        "One head: no task is inferred, a single softmax answers over all classes.",
         "",
         "| method | TGiven, during | TGiven, final | TInfer, entropy | TInfer, agreement | TInfer, in batches | task found, entropy | seeds | "
         "published | expected | reached | steps | kept, bytes | seconds a run |",
         "|---" * 14 + "|",
     ]
     for key, entry in table.entries.items():
-        mine = [r for r in results if r["entry"] == key and r["seed"] in table.seeds and r.get("tasks")]
-        ours = {name: mean_and_error(values) for name, values in _of_tasks(mine).items() if values}
+        one_head = ONE_HEAD in entry.published
+        mine = [r for r in results if r["entry"] == key and r["seed"] in table.seeds and (one_head or r.get("tasks"))]
+        found = {ONE_HEAD: [100 * r["average_accuracy"] for r in mine]} if one_head else _of_tasks(mine)
+        ours = {name: mean_and_error(values) for name, values in found.items() if values}
         reached = [ours[name][0] >= low for name, (low, _) in entry.expected.items() if name in ours]
         cells = [_pm(ours.get(name)) for name in ("during", "given", "entropy", "agreement", "batches", "found")]
+        if ONE_HEAD in ours:
+            cells[2] = f"{_pm(ours[ONE_HEAD])} (one head)"
         cells.append(f"{len(mine)}/{len(table.seeds)}")
         cells.append(
             ", ".join(f"{name} {entry.published[name][0]:g}" for name in TOLD if name in entry.published) or "-"
         )
         cells.append(", ".join(f"{name} {entry.expected[name][0]:g}" for name in TOLD if name in entry.expected) or "-")
         cells.append("-" if not reached else "yes" if all(reached) else "no")
-        cost = ["-"] * 3
-        if mine:
-            cost = [f"{mine[0]['steps']:,}", f"{mine[0]['persistent_bytes']:,} ({mine[0]['stores']})"]
-            cost.append(f"{sum(r['seconds'] for r in mine) / len(mine):.0f}")
-        lines.append("| " + " | ".join([entry.title, *cells, *cost]) + " |")
+        lines.append("| " + " | ".join([entry.title, *cells, *_costs(mine)]) + " |")
     return lines
 
 
@@ -320,6 +336,56 @@ def _of_tasks(mine: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     }
     values = {name: [read(r["tasks"]) for r in mine] for name, read in places.items()}
     return {name: [100 * value for value in found if value is not None] for name, found in values.items()}
+
+
+def error_markdown(table: PublishedTable, results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Of regression: a row for each method, mean squared errors with the task given and inferred, and share of rows whose task is found."""
+    lines = [
+        "Mean squared error, variance of the prediction included: with the task given, right after it was learnt and after the last one; with the "
+        "task inferred (agreement). Covered: share of targets inside intervals of 95 %.",
+        "",
+        "| method | MSE, during | MSE, final | median | MSE, inferred | task found, % | covered, % | seeds | expected | reached | steps | "
+        "kept, bytes | seconds a run |",
+        "|---" * 13 + "|",
+    ]
+    for key, entry in table.entries.items():
+        mine = [r for r in results if r["entry"] == key and r["seed"] in table.seeds]
+        values = {
+            "during": [r["errors"]["mse_during"] for r in mine],
+            "final": [r["errors"]["mse_final"] for r in mine],
+            "inferred": [(r["errors"]["mse_inferred"] or {}).get("agreement") for r in mine],
+            "found": [(r["errors"]["task_inference_accuracy"] or {}).get("agreement") for r in mine],
+            "covered": [r["errors"]["coverage_final"] for r in mine],
+        }
+        known = {name: [value for value in each if value is not None] for name, each in values.items()}
+        for name in ("found", "covered"):
+            known[name] = [100 * value for value in known[name]]
+        ours = {name: mean_and_error(each) for name, each in known.items() if each}
+        if mine:
+            ours["median"] = (statistics.median(known["final"]), None)
+        reached = [low <= ours[name][0] <= high for name, (low, high) in entry.expected.items() if name in ours]
+        digits = {"found": 1, "covered": 1}
+        cells = [
+            _pm(ours.get(name), digits.get(name, 4)) for name in ("during", "final", "median", "inferred", *digits)
+        ]
+        cells.append(f"{len(mine)}/{len(table.seeds)}")
+        bounds = [
+            f"{name} at least {low:g}" if name == "found" else f"{name} at most {high:g}"
+            for name, (low, high) in entry.expected.items()
+        ]
+        cells.append(", ".join(bounds) or "-")
+        cells.append("-" if not reached else "yes" if all(reached) else "no")
+        cells += _costs(mine)
+        lines.append("| " + " | ".join([entry.title, *cells]) + " |")
+    return lines
+
+
+def _costs(mine: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Steps, bytes and seconds of the runs of one method."""
+    if not mine:
+        return ["-"] * 3
+    seconds = sum(r["seconds"] for r in mine) / len(mine)
+    return [f"{mine[0]['steps']:,}", f"{mine[0]['persistent_bytes']:,} ({mine[0]['stores']})", f"{seconds:.0f}"]
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
@@ -395,7 +461,7 @@ def _compact(cell: Cell, result: Mapping[str, Any]) -> dict[str, Any]:
         "digest": _digest(cell.config),
         "average_accuracy": result["summary"]["average_accuracy"],
         "learning_accuracy": result["summary"]["learning_accuracy"],
-        "accuracy": result["accuracy"][-1],
+        **_last(result),
         **({"tasks": told} if (told := {k: result["summary"].get(k) for k in TASK_SUMMARY})["tinfer_final"] else {}),
         "steps": result["cost"]["steps"],
         "seconds": result["cost"]["seconds"],
@@ -408,11 +474,18 @@ def _compact(cell: Cell, result: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _pm(value: tuple[float, float | None] | None) -> str:
+def _last(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The last row of the matrix; in regression also the summary."""
+    if result.get("kind") == "regression":
+        return {"mse": result["mse"][-1], "errors": {name: result["summary"][name] for name in ERROR_SUMMARY}}
+    return {"accuracy": result["accuracy"][-1]}
+
+
+def _pm(value: tuple[float, float | None] | None, digits: int = 2) -> str:
     if value is None:
         return "-"
     mean, error = value
-    return f"{mean:.2f}" if error is None else f"{mean:.2f} ± {error:.2f}"
+    return f"{mean:.{digits}f}" if error is None else f"{mean:.{digits}f} ± {error:.{digits}f}"
 
 
 def _band(band: tuple[float, float] | None) -> str:

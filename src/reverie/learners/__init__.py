@@ -21,6 +21,7 @@ from reverie.learners.separate_posteriors import SeparatePosteriors
 from reverie.learners.si import SI
 from reverie.learners.streaming_lda import StreamingLDA
 from reverie.learners.vcl import VCL
+from reverie.nn.hypernetworks import HYPERNETWORKS
 from reverie.options import Part, Table, from_options, resolved
 from reverie.solvers import SOLVERS
 from reverie.types import Learner, StreamSpec
@@ -57,12 +58,10 @@ LEARNERS = Table(
 def with_recommended(learner: Any, spec: StreamSpec) -> Any:
     """An unbuilt copy whose options left at None take what the stream recommends."""
     values: dict[str, Any] = dict(spec.recommended.values)
-    if spec.recommended.solver:
-        values["solver"] = from_options(SOLVERS, spec.recommended.solver)
-    if spec.recommended.generator:
-        values["generator"] = from_options(GENERATORS, spec.recommended.generator)
-    if spec.recommended.backbone:
-        values["backbone"] = from_options(SOLVERS, spec.recommended.backbone)
+    tables = {"solver": SOLVERS, "backbone": SOLVERS, "generator": GENERATORS, "hypernetwork": HYPERNETWORKS}
+    for name, table in tables.items():
+        if options := getattr(spec.recommended, name):
+            values[name] = from_options(table, options)
     assert isinstance(learner, Part)
     return resolved(learner, values)
 

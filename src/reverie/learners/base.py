@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -12,12 +12,14 @@ from pydantic import Field
 from reverie.checks import Problems
 from reverie.device import Device
 from reverie.options import Part
+from reverie.probes.regression_fan import RegressionFan, shows_fan
 from reverie.seeding import Randomness
 from reverie.solvers import MLP
 from reverie.solvers.outputs import ActiveClasses, softmax_groups
 from reverie.types import (
     Batch,
     FrozenPrefix,
+    Kind,
     Losses,
     Memory,
     Phase,
@@ -54,6 +56,7 @@ class SolverLearner(Part):
     ] = "all"
 
     on_merged_stream = False
+    kinds: ClassVar[Sequence[Kind]] = ("classification",)  # of streams that it can learn
 
     def recommended(self, values: Mapping[str, Any], option: str | None = None) -> Mapping[str, Any]:
         if option is None and self.epochs is not None:
@@ -143,7 +146,7 @@ class SolverLearner(Part):
         return self.network.flops(phase.batch_size)
 
     def probes(self) -> Sequence[Probe]:
-        return ()
+        return (RegressionFan(),) if shows_fan(self.spec) else ()
 
     def _enter(self, task: int) -> None:
         """What follows from the task's index alone; also made again on resume."""

@@ -93,6 +93,8 @@ class GenerativeReplay(SolverLearner):
         ),
     ] = False
 
+    kinds = ("classification", "regression")
+
     def check(self, problems: Problems) -> None:
         super().check(problems)
         conditional = self.generator is not None and self.generator.conditional
@@ -135,6 +137,8 @@ class GenerativeReplay(SolverLearner):
         check_replay_rows(self.replay_size, self.phase("train").batch_size, spec.tasks)
         super().build(spec, rng, device)
         self.model: Generator = cast(Generator, self.generator or VAE())
+        if spec.kind == "regression":
+            self._check_regression()
         if self.labels != "solver" and not (self.model.conditional or getattr(self.model, "labelled", False)):
             raise OptionsError(
                 f"labels = {self.labels!r}: needs a conditional generator, such as generator = 'conditional-vae'"
@@ -147,6 +151,26 @@ class GenerativeReplay(SolverLearner):
                 f"quality = True: measures generated vectors, and the rows here have shape {spec.input_shape}; put the learner behind a "
                 "frozen backbone cut where latents are vectors, or leave it out"
             )
+
+    def _check_regression(self) -> None:
+        """Raises OptionsError for options that concern classes or their probabilities, of which regression has none."""
+        problems = Problems()
+        for name, value, usual in (
+            ("labels", self.labels, "solver"),
+            ("distill", self.distill, False),
+            ("align_steps", self.align_steps, 0),
+            ("quality", self.quality, False),
+        ):
+            problems.check(value == usual, f"{name} = {value!r}: concerns classes; leave it out")
+        problems.check(
+            self.selection not in SCORED,
+            f"selection = {self.selection!r}: goes by the classes' probabilities; choose another selection",
+        )
+        problems.check(
+            not (self.model.conditional and self.model.trains_by == "step"),
+            f"generator = {type(self.model).__name__}: learns rows with their class; use one without, such as 'vae', or 'densities'",
+        )
+        problems.raise_as(OptionsError, "this is a stream of regression, where targets come from the frozen solver")
 
     def extend(self, spec: StreamSpec) -> None:
         self.model.extend(spec)
@@ -267,6 +291,8 @@ class GenerativeReplay(SolverLearner):
         return row * steps_a_chunk(self.chunk, past * each) * kept
 
     def probes(self) -> Sequence[Probe]:
+        if self.spec.kind == "regression":
+            return super().probes()  # there are no classes that replay could be of
         probes: tuple[Probe, ...] = (ReplayQuality(self.drift_warning),)
         return (*probes, LatentQuality()) if self.quality else probes
 
@@ -299,6 +325,8 @@ class GenerativeReplay(SolverLearner):
         form = "soft" if self.distill else "hard"
 
         def answer(scores: Tensor) -> Tensor:
+            if self.spec.kind == "regression":
+                return scores
             # The frozen solver may be from before some outputs joined: they get no probability.
             scores = functional.pad(scores, (0, self.spec.outputs - scores.shape[1]), value=float("-inf"))
             return targets(scores, groups, seen, form, self.temperature)  # type: ignore[arg-type]
@@ -307,7 +335,9 @@ class GenerativeReplay(SolverLearner):
         if groups is not None:
             rivals = rivals & (groups[:, None] == groups).to(device)
         temperature = self.temperature if self.distill else None
-        return Labelling(self.labels, seen.nonzero().flatten(), answer, temperature, rivals)
+        # All rows of regression are of class 0, which is what a conditional generator can be asked for.
+        asked = seen.nonzero().flatten()[: 1 if self.spec.kind == "regression" else None]
+        return Labelling(self.labels, asked, answer, temperature, rivals)
 
     def _scaled(self, past: Batch) -> Batch:
         if self.distill and self.temperature_squared:

@@ -4,7 +4,7 @@ is the hypernetwork's own output (Henning, Cervera et al. 2021, arXiv 2103.01133
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, Literal, cast
 
 import torch
@@ -34,12 +34,13 @@ class PosteriorReplay(PosteriorLearner):
     hypernetworks (von Oswald et al. 2020, arXiv 1906.00695).
     """
 
-    hypernetwork: Annotated[HypernetworkOptions, Field(description="what makes the posteriors")] = field(
-        default_factory=Chunked
-    )
-    strength: Annotated[float, Field(ge=0, description="beta: weight of the regulariser; 0: nothing is rehearsed")] = (
-        10.0
-    )
+    hypernetwork: Annotated[
+        HypernetworkOptions | None, Field(description="what makes the posteriors; None: the stream's, or chunked")
+    ] = None
+    strength: Annotated[
+        float | None,
+        Field(ge=0, description="beta: weight of the regulariser; 0: nothing is rehearsed; None: the stream's, or 10"),
+    ] = None
     divergence: Annotated[
         Divergence,
         Field(
@@ -73,7 +74,11 @@ class PosteriorReplay(PosteriorLearner):
         )
 
     def meta(self) -> HypernetworkOptions:
-        return self.hypernetwork
+        return self.hypernetwork or Chunked()
+
+    @property
+    def beta(self) -> float:
+        return 10.0 if self.strength is None else self.strength
 
     def _enter(self, task: int) -> None:
         super()._enter(task)
@@ -84,7 +89,7 @@ class PosteriorReplay(PosteriorLearner):
 
     def keep(self) -> None:
         """What is made for the tasks before this one, or the hypernetwork that makes it."""
-        if self.task < 1 or self.strength == 0:
+        if self.task < 1 or self.beta == 0:
             return
         if self.targets == "recomputed":
             self.model.kept = cast(Hypernet, self.model.network.frozen().module)
@@ -95,7 +100,7 @@ class PosteriorReplay(PosteriorLearner):
                 self.model.kept = self.model.hypernet([self.task, *range(self.task)])[1:].clone()
 
     def rehearsed(self) -> Sequence[int]:
-        if self.task < 1 or self.strength == 0:
+        if self.task < 1 or self.beta == 0:
             return ()
         if self.old_tasks is None or self.old_tasks >= self.task:
             return range(self.task)
@@ -109,14 +114,14 @@ class PosteriorReplay(PosteriorLearner):
             if self.mask_heads:
                 masks = self._masks if len(tasks) == len(self._masks) else self._masks[list(tasks)]
                 apart = apart * masks[:, None]
-            return self.strength * apart.square().sum() / len(tasks)
+            return self.beta * apart.square().sum() / len(tasks)
         if self.divergence == "forward-kl":
             each = gaussian_kl(*old, *new)
         elif self.divergence == "reverse-kl":
             each = gaussian_kl(*new, *old)
         else:
             each = gaussian_wasserstein(*new, *old)
-        return self.strength * each.mean() / (self.task if self.normalise == "published" else 1)
+        return self.beta * each.mean() / (self.task if self.normalise == "published" else 1)
 
     def _described(self, theta: Tensor) -> tuple[Tensor, ...]:
         """What the divergence is computed from, of posteriors (K, parts, numel)."""

@@ -2,43 +2,58 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from reverie.checks import OptionsError, Problems
+from reverie.checks import Problems
 from reverie.device import Device
+from reverie.learners.answers import EVALUATION, NETWORKS_AT_ONCE, CriterionName, in_parts, log_mean, preferred
 from reverie.learners.base import SolverLearner, masked, prefixed
-from reverie.metrics.task_inference import CRITERIA
+from reverie.learners.coresets import CORESET, Coreset
 from reverie.nn.hypernetworks import Hypernet, HypernetworkOptions
 from reverie.nn.networks import Network, training_flops
-from reverie.nn.parameters import Ensemble, ParameterSpec
+from reverie.nn.parameters import Ensemble, ParameterSpec, Statistics, running
 from reverie.posteriors import MeanField
+from reverie.posteriors.divergences import gaussian_kl
+from reverie.probes.compression import Compression
+from reverie.probes.drift import Drift
+from reverie.probes.plane import Plane
+from reverie.probes.task_inference import TaskInference
 from reverie.seeding import Randomness, derived_seed, generator
 from reverie.solvers import MLP
 from reverie.solvers.classifier import Classifier
-from reverie.solvers.outputs import ActiveClasses
-from reverie.types import Batch, Losses, Memory, Phase, Posterior, Prediction, Solver, State, StreamSpec, Task
-
-CriterionName = Literal["entropy", "confidence", "agreement"]
-
-NETWORKS_AT_ONCE = 1 << 17  # rows times weight samples that are answered at a time
-EVALUATION = "weights of the evaluation"  # all tasks, and all runs, answer with the same noise
+from reverie.solvers.outputs import ActiveClasses, squared_errors
+from reverie.types import (
+    Batch,
+    Losses,
+    Memory,
+    Phase,
+    Posterior,
+    Prediction,
+    Probe,
+    Rows,
+    Solver,
+    State,
+    StreamSpec,
+    Task,
+)
 
 
 @dataclass(eq=False, repr=False)
 class PosteriorLearner(SolverLearner):
-    """On task t: N * E_q[cross-entropy] + kl_weight * KL(q_t || prior) + what the method adds. N: rows of the task.
+    """On task t: N * E_q[cross-entropy] + kl_weight * KL(q_t || prior) + what the method adds. N: rows of the task. In regression the first
+    term is -log N(y; f, noise_std^2) in place of the cross-entropy.
 
     A method says what makes the posteriors (``meta``) and changes it where it must: the term of the prior, what it rehearses.
 
-    Without the task, ``predict`` asks the posteriors of all tasks and believes the one that ``criterion`` prefers.
+    Without the task, ``predict`` asks the posteriors of all tasks and believes the one that ``criterion`` prefers; in regression the one whose
+    weight samples agree best, and with a point for a posterior, of which there is one sample, that of the last task.
     The optimiser of the solver trains what makes its weights, anew each task.
     """
 
@@ -58,7 +73,23 @@ class PosteriorLearner(SolverLearner):
     test_samples: Annotated[
         int, Field(gt=0, description="weight samples that answer (one, where the posterior is a point)")
     ] = 10
-    criterion: Annotated[CriterionName, Field(description="how the task is inferred where it is not given")] = "entropy"
+    criterion: Annotated[
+        CriterionName,
+        Field(description="how the task is inferred where it is not given (in regression always by agreement)"),
+    ] = "entropy"
+
+    measure_drift: Annotated[
+        bool,
+        Field(
+            description="keep the numbers of each posterior as they were right after their task, and report how far they have moved"
+        ),
+    ] = False
+    coreset: Annotated[
+        Coreset | None,
+        Field(description="rows held out of each task that tune all models after the last one; None: none"),
+    ] = None
+
+    kinds = ("classification", "regression")
 
     def check(self, problems: Problems) -> None:
         super().check(problems)
@@ -71,6 +102,11 @@ class PosteriorLearner(SolverLearner):
         problems.check(
             not (point and self.samples > 1),
             f"samples = {self.samples}: all samples of a point are the same; leave it at 1",
+        )
+        problems.check(
+            self.coreset is None or self.kl_weight == 0 or isinstance(self.posterior, MeanField),
+            f"coreset with posterior = {type(self.posterior).__name__}: what a posterior was becomes a prior, which must have a density; use "
+            "posterior = 'gaussian', or kl_weight = 0",
         )
 
     # ------------------------------------------------------------------ what a method says
@@ -103,10 +139,6 @@ class PosteriorLearner(SolverLearner):
         self.spec, self.rng, self.device = spec, rng, device
         self.main: Solver = self.solver if self.solver is not None else MLP()
         self.main.build(spec, rng, device)
-        if list(self.main.module.buffers()):
-            raise OptionsError(
-                "solver: has buffers (batch statistics), which no hypernetwork makes; use one without them"
-            )
         first_outputs = max(spec.task_classes[0]) + 1
         self.model = MetaModel(self.main, self.meta(), self.posterior, device, rng.seed, first_outputs)
         self.network: Any = self.model
@@ -114,6 +146,14 @@ class PosteriorLearner(SolverLearner):
         self.rows_before = self.rows_now = 0
         self._answers: tuple[Tensor, Tensor] | None = None
         self.estimate = self._estimate(0)
+        self.learnt: list[Tensor] = []  # theta of each task right after it, with measure_drift
+        if self.coreset is not None:
+            self.coreset.build(spec, rng)
+
+    def extend(self, spec: StreamSpec) -> None:
+        super().extend(spec)
+        if self.coreset is not None:
+            self.coreset.extend(spec)
 
     def _estimate(self, task: int) -> Any:
         optimiser = cast(Classifier, self.main).optimiser
@@ -122,26 +162,39 @@ class PosteriorLearner(SolverLearner):
 
     def begin_task(self, task: Task) -> None:
         self._answers = None
+        if self.coreset is not None:
+            self.coreset.hold_out(task, self.main)
         self.rows_before += self.rows_now
-        self.rows_now = len(task.train)
+        self.rows_now = len(self.rows(self.phase("train"), task))
         self.model.begin_task(self.spec.outputs, task.index)
         self._enter(task.index)
         self.estimate = self._estimate(task.index)
         self.keep()
 
+    def phases(self, task: Task | None) -> tuple[Phase, ...]:
+        if task is None and self.coreset is not None:
+            return (self.coreset.phase(self.phase("train")),)
+        return super().phases(task)
+
+    def rows(self, phase: Phase, task: Task | None) -> Rows:
+        if self.coreset is None:
+            return super().rows(phase, task)
+        return self.coreset.rows(self.device.torch_device) if task is None else self.coreset.rest(task)
+
     def step(self, phase: Phase, batch: Batch) -> Losses:
         self._answers = None
+        if phase.name == CORESET:
+            return self._tune(batch)
         assert batch.y is not None
         old = self.rehearsed()
         made = self.model.hypernet([self.task, *old])
         with self.device.autocast():
-            scores, weights = self.posterior.training_scores(
+            scores, weights, seen = self.posterior.training_scores(
                 made[0], self.model.ensemble, batch.x, self.samples, self.rng("weights")
             )
-        logs = torch.log_softmax(scores[..., self.mine].float(), dim=-1)
-        nll = -logs.gather(2, self.place[batch.y].expand(len(logs), -1)[..., None])[..., 0]
-        losses = {"cross-entropy": (batch.weight * nll).sum(dim=1).mean()}
-        total = self.rows_now * losses["cross-entropy"]
+        name, nll = self._nll(scores[..., self.mine].float(), batch.y)
+        losses = {name: (batch.weight * nll).sum(dim=1).mean()}
+        total = self.rows_now * losses[name]
         if self.kl_weight:
             losses["kl"] = self.prior_term(made[0], weights)
             total = total + self.kl_weight * losses["kl"]
@@ -149,29 +202,62 @@ class PosteriorLearner(SolverLearner):
             losses["regulariser"] = self.regulariser(made[1:], old)
             total = total + losses["regulariser"]
         self.model.network.update(total, self.clip)
+        self.model.statistics[self.task] = running(self.model.statistics[self.task], seen)
         return prefixed("solver", {name: value.detach() for name, value in losses.items()})
+
+    def _tune(self, batch: Batch) -> Losses:
+        """One update of all models on rows of all coresets."""
+        coreset = self.coreset
+        assert coreset is not None
+        assert batch.y is not None
+        tasks = range(self.task + 1)
+        made = self.model.hypernet(tasks)
+        if self.model.kept is None:  # the phase begins
+            self.model.network.renew_optimiser()
+            self.model.kept = made.detach().clone()
+        draws, labels, each = self.rng("weights"), self.rng("coreset labels"), []
+        for task in tasks:
+            outputs, mine = torch.tensor(list(self.outputs_of(task)), device=batch.x.device), batch.task == task
+            with self.device.autocast():
+                scores, _, _ = self.posterior.training_scores(
+                    made[task], self.model.ensemble, batch.x, self.samples, draws
+                )
+            logs = torch.log_softmax(scores[..., outputs].float(), dim=-1)
+            nll = -(coreset.labels(batch.y, mine, outputs, labels) * logs).sum(dim=-1)
+            each.append((coreset.weights(batch.weight, mine, task) * nll).sum(dim=1).mean())
+        losses = {"cross-entropy": torch.stack(each).sum()}
+        total = len(coreset) * losses["cross-entropy"]
+        if self.kl_weight:
+            moments = cast(MeanField, self.posterior).moments
+            losses["kl"] = gaussian_kl(*moments(made), *moments(cast(Tensor, self.model.kept))).sum()
+            total = total + self.kl_weight * losses["kl"]
+        self.model.network.update(total, self.clip)
+        return prefixed("solver", {name: value.detach() for name, value in losses.items()})
+
+    def _nll(self, scores: Tensor, y: Tensor) -> tuple[str, Tensor]:
+        """Name and value (S, B) of the loss of scores (S, B, outputs of the task)."""
+        if self.spec.kind == "regression":
+            return "nll", squared_errors(scores, y) / (2 * (self.spec.noise_std or 1.0) ** 2)
+        logs = torch.log_softmax(scores, dim=-1)
+        return "cross-entropy", -logs.gather(2, self.place[y].expand(len(logs), -1)[..., None])[..., 0]
+
+    def end_phase(self, phase: Phase, task: Task | None) -> None:
+        if phase.name == CORESET:
+            self.model.kept = None
 
     def end_task(self, task: Task) -> None:
         self.model.kept = None
+        if self.measure_drift:
+            self.learnt.append(self.model.hypernet([task.index])[0].detach().clone())
 
     # ------------------------------------------------------------------ answers
 
     def predict(self, x: Tensor, task: int | None = None) -> Prediction:
         """Logarithms of mean probabilities, (B, outputs): of the given task's model, or of the one that ``criterion`` prefers, and then also
-        those of all models (``by_task``) and how much each criterion prefers each (``task_scores``)."""
+        those of all models (``by_task``) and how much each criterion prefers each (``task_scores``). In regression means and deviations."""
+        answer = self._regressed if self.spec.kind == "regression" else self._predicted
         with torch.no_grad():
-            parts = [self._predicted(rows, task) for rows in x.split(max(1, NETWORKS_AT_ONCE // self._test_samples))]
-        if len(parts) == 1:
-            return parts[0]
-        scores = torch.cat([part.scores for part in parts])
-        if parts[0].by_task is None or parts[0].task_scores is None:
-            return Prediction(scores)
-        by_task = torch.cat([cast(Tensor, part.by_task) for part in parts])
-        found = {
-            name: torch.cat([cast(dict[str, Tensor], part.task_scores)[name] for part in parts])
-            for name in parts[0].task_scores
-        }
-        return Prediction(scores, None, by_task, found)
+            return in_parts(lambda rows: answer(rows, task), x, NETWORKS_AT_ONCE // self._test_samples)
 
     @property
     def _test_samples(self) -> int:
@@ -182,26 +268,35 @@ class PosteriorLearner(SolverLearner):
             return masked(torch.zeros(len(x), self.spec.outputs, device=x.device), self.spec, self.task, task)
         if task is not None:
             head = self.outputs_of(task)
-            logs = self._logs(self._probabilities(x, min(task, self.task), head).mean(dim=0), head)
+            logs = log_mean(self._probabilities(x, min(task, self.task), head), head, self.spec.outputs)
             return masked(logs, self.spec, self.task, task)
         heads = [self.outputs_of(t) for t in range(self.task + 1)]
-        each = [self._probabilities(x, t, head) for t, head in enumerate(heads)]
-        by_task = torch.stack([self._logs(p.mean(dim=0), head) for p, head in zip(each, heads, strict=True)], dim=1)
-        found = {
-            name: torch.cat([criterion(p[None]) for p in each], dim=1)
-            for name, criterion in CRITERIA.items()
-            if name != "agreement" or self._test_samples > 1
-        }
-        chosen = found[self.criterion].argmax(dim=1)
-        scores = by_task[torch.arange(len(x), device=x.device), chosen]
-        # Classes of other tasks are known, and out of the question.
-        taught = torch.zeros(self.spec.outputs, dtype=torch.bool, device=x.device)
-        taught[list(dict.fromkeys(c for head in heads for c in head))] = True
-        scores = torch.where(taught & scores.isneginf(), torch.finfo(torch.float32).min, scores)
-        return Prediction(scores, None, by_task, found)
+        models = [self._probabilities(x, t, head) for t, head in enumerate(heads)]
+        return preferred(models, heads, self.spec.outputs, self.criterion)
+
+    def _regressed(self, x: Tensor, task: int | None) -> Prediction:
+        """As ``_predicted``, in regression."""
+        if self.task < 0:
+            return Prediction(torch.zeros(len(x), self.spec.outputs, device=x.device))
+        asked = range(self.task + 1) if task is None else [min(task, self.task)]
+        drawn = torch.stack([self._answered(x, t, self.outputs_of(t)) for t in asked], dim=2)  # (V, B, T, outputs)
+        mean = drawn.mean(dim=0).float()
+        std = drawn.std(dim=0, correction=0).float() if len(drawn) > 1 else None
+        if task is not None:
+            return Prediction(mean[:, 0], None if std is None else std[:, 0])
+        rows, last = torch.arange(len(x), device=x.device), torch.full((len(x),), self.task, device=x.device)
+        if std is None:
+            return Prediction(mean[rows, last], by_task=mean)
+        doubt = std.mean(dim=2)
+        chosen = doubt.argmin(dim=1)
+        return Prediction(mean[rows, chosen], std[rows, chosen], mean, std, {"agreement": -doubt})
 
     def _probabilities(self, x: Tensor, task: int, outputs: Sequence[int]) -> Tensor:
         """(V, B, len(outputs)) of the model of a task, float64."""
+        return torch.softmax(self._answered(x, task, outputs), dim=-1)
+
+    def _answered(self, x: Tensor, task: int, outputs: Sequence[int]) -> Tensor:
+        """(V, B, len(outputs)) scores of the model of a task, float64."""
         if self._answers is None:
             fresh = generator(EVALUATION, device=self.device.torch_device)
             noise = self.posterior.noise(self._test_samples, self.model.layout, fresh)
@@ -209,14 +304,8 @@ class PosteriorLearner(SolverLearner):
         thetas, noise = self._answers
         weights = self.posterior.sample(thetas[task], self.model.layout, noise)
         with self.device.autocast():
-            scores = self.model.ensemble(weights, x)
-        return torch.softmax(scores[..., list(outputs)].double(), dim=-1)
-
-    def _logs(self, probabilities: Tensor, outputs: Sequence[int]) -> Tensor:
-        """(B, C) of some outputs -> (B, outputs) logarithms, -inf at the others."""
-        found = probabilities.new_full((len(probabilities), self.spec.outputs), -math.inf)
-        found[:, list(outputs)] = probabilities.log()
-        return found.float()
+            scores = self.model.ensemble(weights, x, self.model.statistics[task])
+        return scores[..., list(outputs)].double()
 
     def outputs_of(self, task: int) -> Sequence[int]:
         """Those that the model of a task has."""
@@ -229,26 +318,50 @@ class PosteriorLearner(SolverLearner):
     # ------------------------------------------------------------------ state and cost
 
     def state(self) -> State:
-        return {**super().state(), **({} if self.estimate is None else {"divergence": self.estimate.state()})}
+        state = super().state()
+        if self.measure_drift:
+            state["learnt"] = list(self.learnt)
+        for name, part in (("divergence", self.estimate), ("coreset", self.coreset)):
+            if part is not None:
+                state[name] = part.state()
+        return state
 
     def load(self, state: State) -> None:
         self._answers = None
         self.rows_before, self.rows_now = state["rows_before"], state["rows_now"]
         self.model.load(state["solver"])
+        self.learnt = [theta.to(self.device.torch_device) for theta in state.get("learnt", [])]
         self._enter(state["task"])
         self.estimate = self._estimate(max(self.task, 0))
         if self.estimate is not None:
             self.estimate.load(state["divergence"])
+        if self.coreset is not None:
+            self.coreset.load(state["coreset"])
 
     def memory(self) -> Memory:
         working = {"solver training": self.model.working_bytes()}
         if self.estimate is not None:
             working["discriminator"] = self.estimate.working_bytes()
-        return Memory({"solver": self.model.num_bytes()}, working)
+        if self.measure_drift:
+            working["posteriors as they were"] = sum(theta.numel() * theta.element_size() for theta in self.learnt)
+        persistent = {"solver": self.model.num_bytes()}
+        if self.coreset is None:
+            return Memory(persistent, working)
+        return Memory({**persistent, "coreset": self.coreset.num_bytes()}, working, stores="raw")
 
     def flops(self, phase: Phase, task: Task | None) -> float:
         main = training_flops(cast(Classifier, self.main).multiplications, phase.batch_size) * self.samples
+        if phase.name == CORESET:
+            tasks = self.task + 1
+            return tasks * main + 6.0 * self.model.hypernet.multiplications(tasks)
         return main + 6.0 * self.model.hypernet.multiplications(1 + len(self.rehearsed()))
+
+    def probes(self) -> Sequence[Probe]:
+        shown = (*super().probes(), Compression(), *((Drift(),) if self.measure_drift else ()))
+        if self.spec.kind == "regression":
+            return shown
+        plane = (Plane(0 if self.posterior.deterministic else 3),) if self.spec.input_shape == (2,) else ()
+        return (*shown, TaskInference(), *plane)
 
     def _enter(self, task: int) -> None:
         self.task = task
@@ -285,6 +398,7 @@ class MetaModel:
         made.add_task()
         self.network = Network(made, cast(Classifier, main).optimiser, device)
         self.kept: Tensor | Hypernet | None = None
+        self.statistics: list[Statistics] = []  # of the batch norms, for each task
 
     @property
     def hypernet(self) -> Hypernet:
@@ -294,6 +408,8 @@ class MetaModel:
         self._grow(outputs)
         if self.hypernet.tasks == task:
             self.network.change(lambda module: cast(Hypernet, module).add_task())
+        if len(self.statistics) == task:
+            self.statistics.append(self.ensemble.statistics)
         self.network.renew_optimiser()
         self.kept = None
 
@@ -312,7 +428,8 @@ class MetaModel:
         return self.layout.flatten(self.main.module).cpu() if base is None else base
 
     def num_bytes(self) -> int:
-        return self.network.num_bytes()
+        kept = [tensor for task in self.statistics for pair in task.values() for tensor in pair]
+        return self.network.num_bytes() + sum(tensor.numel() * tensor.element_size() for tensor in kept)
 
     def working_bytes(self) -> int:
         tensors = [self.kept] if isinstance(self.kept, Tensor) else list(self.kept.parameters()) if self.kept else []
@@ -320,6 +437,8 @@ class MetaModel:
 
     def state(self) -> State:
         state = {**self.network.state(), "outputs": self.layout.outputs, "tasks": self.hypernet.tasks}
+        if self.ensemble.norms:
+            state["statistics"] = list(self.statistics)
         if isinstance(self.kept, Tensor):
             state["kept"] = self.kept
         elif self.kept is not None:
@@ -331,6 +450,9 @@ class MetaModel:
         while self.hypernet.tasks < state["tasks"]:
             self.network.change(lambda module: cast(Hypernet, module).add_task())
         self.network.load(state)
+        device = self.device.torch_device
+        tasks = state.get("statistics", [{}] * state["tasks"])
+        self.statistics = [{name: (m.to(device), v.to(device)) for name, (m, v) in task.items()} for task in tasks]
         self.kept = None
         if "kept" in state:
             self.kept = state["kept"].to(self.device.torch_device)

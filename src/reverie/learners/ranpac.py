@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -19,7 +19,8 @@ from reverie.nn.matmul import linear
 from reverie.seeding import Randomness
 from reverie.solvers.moments import class_sums
 from reverie.storage import fingerprint
-from reverie.types import Batch, Memory, Phase, Rows, State, StreamSpec, Task
+from reverie.streams.rows import ChosenRows
+from reverie.types import Memory, Phase, Rows, State, StreamSpec, Task
 
 HELD_OUT = "held-out"
 GRID = (-8, 8)  # powers of ten that the paper tries
@@ -232,28 +233,3 @@ class RidgeSums:
         self.gram, self.sums, self.counts = (
             state[name].to(self.counts.device).clone() for name in ("gram", "sums", "counts")
         )
-
-
-class ChosenRows:
-    """Some of the rows, in the order of ``index`` (N,)."""
-
-    def __init__(self, rows: Rows, index: Tensor) -> None:
-        self._rows, self._index = rows, index
-        self._labels = rows.labels[index.cpu()]
-
-    def __len__(self) -> int:
-        return len(self._index)
-
-    @property
-    def labels(self) -> Tensor:
-        return self._labels
-
-    def take(self, indices: Tensor) -> Batch:
-        return self._rows.take(self._index[indices.to(self._index.device)])
-
-    def chunks(self, size: int) -> Iterator[Batch]:
-        for part in self._index.split(size):
-            yield self._rows.take(part)
-
-    def to(self, device: torch.device) -> Rows:
-        return ChosenRows(self._rows.to(device), self._index.to(device))

@@ -19,5 +19,7 @@ class SI(Regularised):
     gradient: PathGradient = "task"
     clip: Clip = True
 
+    kinds = ("classification", "regression")
+
     def make_penalty(self) -> Penalty:
         return PathIntegralPenalty(self.strength, self.damping, self.gradient, self.clip)

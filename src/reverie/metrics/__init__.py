@@ -21,6 +21,12 @@ from reverie.metrics.accuracy import (
     summary,
     task_summary,
 )
+from reverie.metrics.regression import (
+    covered,
+    expected_squared_error,
+    negative_log_likelihood,
+    regression_summary,
+)
 from reverie.metrics.samples import (
     Overlap,
     class_frequency_kl,
@@ -32,17 +38,22 @@ from reverie.metrics.samples import (
     overlap,
     precision_recall,
 )
+from reverie.metrics.task_inference import auroc, expected_calibration_error, task_confusion
 
 __all__ = [
     "Overlap",
     "as_matrix",
+    "auroc",
     "average_accuracy",
     "average_anytime_accuracy",
     "average_incremental_accuracy",
     "average_of_seen",
     "backward_transfer",
     "class_frequency_kl",
+    "covered",
     "density_coverage",
+    "expected_calibration_error",
+    "expected_squared_error",
     "forgetting",
     "forward_transfer",
     "frechet_distance",
@@ -54,12 +65,15 @@ __all__ = [
     "mean_forward_transfer",
     "minimum_accuracy",
     "nearest_neighbour_ratio",
+    "negative_log_likelihood",
     "omega_all",
     "overlap",
     "positive_backward_transfer",
     "precision_recall",
+    "regression_summary",
     "relative_forgetting",
     "remembering",
     "summary",
+    "task_confusion",
     "task_summary",
 ]

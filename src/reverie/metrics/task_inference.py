@@ -1,7 +1,8 @@
 """Which task does an input belong to? Answers from the predictions that the models of all tasks give for it.
 
 probabilities: (T, V, B, C) what model t, with its v-th sample of weights, says of input b, over the C classes of its head. Each criterion
-gives (B, T), higher for likelier tasks, in float64: in float32 several sure models are equally sure. Nothing here needs the true task.
+gives (B, T), higher for likelier tasks, in float64: in float32 several sure models are equally sure. The criteria do not need the true task;
+what follows them measures, with its help, how good such answers are.
 """
 
 from __future__ import annotations
@@ -51,3 +52,52 @@ def in_batches(scores: Tensor, size: int) -> Tensor:
     """
     parts = [part.sum(dim=0, keepdim=True).expand_as(part) for part in scores.split(size)]
     return torch.cat(parts)
+
+
+# ------------------------------------------------------------------------------------------ how good the answers are
+
+
+def task_confusion(inferred: Tensor, truth: Tensor, tasks: int) -> Tensor:
+    """(tasks, tasks) int64, rows of each task (down) that were taken for each task (across). inferred, truth: (B,) tasks.
+
+    >>> task_confusion(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), 2)
+    tensor([[1, 1],
+            [0, 1]])
+    """
+    return torch.bincount(truth * tasks + inferred, minlength=tasks * tasks).view(tasks, tasks)
+
+
+def auroc(inside: Tensor, outside: Tensor) -> float | None:
+    """P(u < v) + P(u = v) / 2 of uncertainties u in and v out of distribution, drawn independently: the area under the ROC curve of
+    telling the two apart (Hanley and McNeil 1982). 1: always told apart; 1/2: by chance. None where there are none of either.
+
+    inside: (n,), outside: (m,).
+
+    >>> auroc(torch.tensor([0.1, 0.2]), torch.tensor([0.2, 0.3]))
+    0.875
+    """
+    if not len(inside) or not len(outside):
+        return None
+    ranked = outside.double().sort().values
+    inside = inside.double().contiguous()
+    below, up_to = (torch.searchsorted(ranked, inside, right=right) for right in (False, True))
+    return float((len(ranked) - (below + up_to).double() / 2).mean() / len(ranked))
+
+
+def expected_calibration_error(probabilities: Tensor, y: Tensor, bins: int = 15) -> float | None:
+    """ECE = sum_k (n_k / B) |accuracy_k - confidence_k| over the rows whose largest probability lies in ((k-1)/bins, k/bins] (Guo, Pleiss,
+    Sun and Weinberger 2017, arXiv 1706.04599). None where there are no rows.
+
+    probabilities: (B, C), y: (B,) classes.
+
+    >>> expected_calibration_error(torch.tensor([[0.75, 0.25], [0.75, 0.25]]), torch.tensor([0, 1]))
+    0.25
+    """
+    if not len(y):
+        return None
+    confidences, answers = probabilities.double().max(dim=1)
+    edges = torch.arange(1, bins, dtype=torch.float64, device=y.device) / bins
+    place = torch.bucketize(confidences, edges)
+    apart = torch.zeros(bins, dtype=torch.float64, device=y.device)
+    apart.index_add_(0, place, (answers == y).double() - confidences)
+    return float(apart.abs().sum() / len(y))

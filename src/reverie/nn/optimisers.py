@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from reverie.options import Part, Table
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
+Clip = Annotated[
+    float | None, Field(gt=0, description="largest norm of the gradient of all its weights; None: no limit")
+]
 
 
 @runtime_checkable
@@ -33,13 +36,15 @@ class Adam(Part):
     betas: Annotated[tuple[Decay, Decay], Field(description="decay of the two moments, each in [0, 1)")] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0, description="L2 penalty added to the gradient")] = 0.0
     reset_each_task: Annotated[bool, Field(description="forget the moments at the start of each task")] = False
+    clip: Clip = None
 
     state_per_parameter = 2
 
     def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(
+        made = torch.optim.Adam(
             parameters, self.learning_rate or 1e-3, betas=self.betas, weight_decay=self.weight_decay, fused=True
         )
+        return clipping(made, self.clip)
 
 
 @dataclass(eq=False, repr=False)
@@ -50,16 +55,31 @@ class SGD(Part):
     momentum: Annotated[float, Field(ge=0, lt=1, description="decay of the velocity")] = 0.0
     weight_decay: Annotated[float, Field(ge=0, description="L2 penalty added to the gradient")] = 0.0
     reset_each_task: Annotated[bool, Field(description="forget the velocity at the start of each task")] = False
+    clip: Clip = None
 
     state_per_parameter = 1
 
     def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(
+        made = torch.optim.SGD(
             parameters, self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay, fused=True
         )
+        return clipping(made, self.clip)
 
 
 OPTIMISERS = Table("optimiser", Optimiser, {"adam": Adam, "sgd": SGD})
+
+
+def clipping(optimiser: torch.optim.Optimizer, norm: float | None) -> torch.optim.Optimizer:
+    """The same, which before each update shortens a gradient that is longer than ``norm``; None: it does not."""
+    if norm is None:
+        return optimiser
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+
+    def shorten(optimiser: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        nn.utils.clip_grad_norm_(parameters, norm)
+
+    optimiser.register_step_pre_hook(shorten)
+    return optimiser
 
 
 def optimiser_state(optimiser: torch.optim.Optimizer) -> dict[str, dict[str, Any]]:

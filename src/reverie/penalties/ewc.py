@@ -21,7 +21,11 @@ from reverie.types import Batch, Rows, Solver, State, StreamSpec
 CHUNK = 512
 
 FisherStrength = Annotated[
-    float, Field(ge=0, description="lambda: weight of the penalty beside the mean loss; 0: no penalty")
+    float,
+    Field(
+        ge=0,
+        description="lambda: weight of the penalty beside the mean loss (bayesian: beside the sum over rows, 1 is Bayes' rule); 0: no penalty",
+    ),
 ]
 Mode = Annotated[
     Literal["separate", "online"],
@@ -62,7 +66,7 @@ class FisherPenalty(Part):
 
     def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
         self.device = device.torch_device
-        self.choice = Randomness(rng.seed)  # rows and labels are drawn on the CPU, whatever the device
+        self.measure = FisherMeasurement(self.fisher, self.fisher_rows, spec, rng.seed, self.device)
         self.kept = Quadratic()
 
     def begin(self, solver: Solver) -> None:
@@ -77,20 +81,13 @@ class FisherPenalty(Part):
         pass
 
     def end_task(self, solver: Solver, rows: Rows, task: int, groups: Tensor | None) -> None:
-        draw = self.choice.at("fisher labels", task)
-        information = fisher_diagonal(solver.module, self._batches(rows, task), groups, self.fisher, draw)
+        information = self.measure(solver, rows, task, groups)
         if self.mode == "separate":
             self.kept.add(information, weights_of(solver))
         else:
             past = self.kept.importance
             information = {name: self.gamma * past[name] + new for name, new in information.items()}
             self.kept.replace(information, weights_of(solver))
-
-    def _batches(self, rows: Rows, task: int) -> Iterator[Batch]:
-        index = torch.arange(len(rows))
-        if self.fisher_rows is not None and self.fisher_rows < len(rows):
-            index = torch.randperm(len(rows), generator=self.choice.at("fisher rows", task))[: self.fisher_rows]
-        return (rows.take(part).to(self.device) for part in index.split(CHUNK))
 
     def num_bytes(self) -> int:
         return self.kept.num_bytes()
@@ -103,6 +100,27 @@ class FisherPenalty(Part):
 
     def load(self, state: State) -> None:
         self.kept.load(state["kept"], self.device)
+
+
+class FisherMeasurement:
+    """The diagonal of the Fisher information of a task, a mean over its rows or ``fisher_rows`` of them."""
+
+    def __init__(
+        self, labels: FisherLabels, fisher_rows: int | None, spec: StreamSpec, seed: int, device: torch.device
+    ) -> None:
+        self.labels, self.fisher_rows, self.device = labels, fisher_rows, device
+        self.noise_std = spec.noise_std if spec.kind == "regression" else None
+        self.choice = Randomness(seed)  # rows and labels are drawn on the CPU, whatever the device
+
+    def __call__(self, solver: Solver, rows: Rows, task: int, groups: Tensor | None) -> dict[str, Tensor]:
+        draw = self.choice.at("fisher labels", task)
+        return fisher_diagonal(solver.module, self._batches(rows, task), groups, self.labels, draw, self.noise_std)
+
+    def _batches(self, rows: Rows, task: int) -> Iterator[Batch]:
+        index = torch.arange(len(rows))
+        if self.fisher_rows is not None and self.fisher_rows < len(rows):
+            index = torch.randperm(len(rows), generator=self.choice.at("fisher rows", task))[: self.fisher_rows]
+        return (rows.take(part).to(self.device) for part in index.split(CHUNK))
 
 
 def check_gamma(problems: Problems, mode: str, gamma: float) -> None:

@@ -1,4 +1,4 @@
-"""The diagonal of the Fisher information of a classifier: the mean, over rows, of squared gradients of log p."""
+"""The diagonal of the Fisher information of a classifier or regressor: the mean, over rows, of squared gradients of log p."""
 
 from __future__ import annotations
 
@@ -27,18 +27,25 @@ def fisher_diagonal(
     groups: Tensor | None,
     labels: FisherLabels,
     draw: torch.Generator,
+    noise_std: float | None = None,
 ) -> dict[str, Tensor]:
     """Mean over rows of (d log p(label | row) / d theta_i)^2, for every trained weight by name; in evaluation mode.
 
-    p: the softmax of the row's own group, which is that of its label. labels: "exact", the mean over all labels of the
-    group, each as likely as p says; "sampled", one label drawn from p by ``draw``, a CPU generator; "empirical", the row's own.
+    p: the softmax of the row's own group, which is that of its label; with a noise_std, of regression, N(scores, noise_std^2). labels: "exact", the
+    mean over all labels, each as likely as p says; "sampled", one label drawn from p by ``draw``, a CPU generator; "empirical", the row's own.
     """
+
+    def ways(scores: Tensor, y: Tensor) -> Iterator[Tensor]:
+        if noise_std is None:
+            return directions(scores, y, groups, labels, draw)
+        return regression_directions(scores, y, noise_std, labels, draw)
+
     module.eval()
     total = {name: torch.zeros_like(weight) for name, weight in module.named_parameters() if weight.requires_grad}
     rows = 0
     for batch in batches:
         rows += len(batch)
-        for name, squares in _summed_squares(module, batch, groups, labels, draw, total):
+        for name, squares in _summed_squares(module, batch, ways, total):
             total[name] += squares
     return {name: value / rows for name, value in total.items()}
 
@@ -61,13 +68,25 @@ def directions(
         yield one_hot[label] - p
 
 
+def regression_directions(
+    scores: Tensor, y: Tensor, noise_std: float, labels: FisherLabels, draw: torch.Generator
+) -> Iterator[Tensor]:
+    """As ``directions``, of log N(y; scores, noise_std^2): d log p / d score = (y - score) / noise_std^2, of which the mean square over y is
+    1 / noise_std^2, output by output."""
+    scores = scores.detach()
+    if labels == "exact":
+        for k in range(scores.shape[1]):
+            way = torch.zeros_like(scores)
+            way[:, k] = 1 / noise_std
+            yield way
+    elif labels == "sampled":
+        yield torch.randn(scores.shape, generator=draw).to(scores) / noise_std
+    else:
+        yield (y - scores) / noise_std**2
+
+
 def _summed_squares(
-    module: nn.Module,
-    batch: Batch,
-    groups: Tensor | None,
-    labels: FisherLabels,
-    draw: torch.Generator,
-    names: Iterable[str],
+    module: nn.Module, batch: Batch, ways: Callable[[Tensor, Tensor], Iterator[Tensor]], names: Iterable[str]
 ) -> Iterator[tuple[str, Tensor]]:
     """For each weight, the sum over rows and directions of its squared gradient.
 
@@ -79,7 +98,7 @@ def _summed_squares(
     scores, layers = _watched(module, batch.x)
     outputs = [layer.output for layer in layers]
     left = set(names) - {name for layer in layers for name in (layer.weight, layer.bias)}
-    for way in directions(scores, batch.y, groups, labels, draw):
+    for way in ways(scores, batch.y):
         if layers:
             deltas = torch.autograd.grad(scores, outputs, way, retain_graph=True, materialize_grads=True)
             for layer, delta in zip(layers, deltas, strict=True):

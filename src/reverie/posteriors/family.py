@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from reverie.device import Device
 from reverie.nn.optimisers import Optimiser
-from reverie.nn.parameters import Ensemble, ParameterSpec
+from reverie.nn.parameters import Ensemble, ParameterSpec, Statistics
 from reverie.options import Part
 from reverie.types import State
 
@@ -19,8 +21,11 @@ from reverie.types import State
 class Estimate(Protocol):
     """Of the divergence of a posterior from its prior, made anew at each step from samples of weights."""
 
-    def term(self, theta: Tensor, weights: Tensor, rng: torch.Generator) -> Tensor:
-        """A number with the gradient of the divergence; theta (parts, k), weights (n, numel) drawn from it, differentiable."""
+    def term(self, theta: Tensor, weights: Tensor, rng: torch.Generator, prior: SampledPrior | None = None) -> Tensor:
+        """A number with the gradient of the divergence; theta (parts, k), weights (n, numel) drawn from it, differentiable.
+
+        prior: None for N(0, variance).
+        """
         ...
 
     def state(self) -> State: ...
@@ -65,10 +70,33 @@ class PosteriorFamily(Part):
 
     def training_scores(
         self, theta: Tensor, ensemble: Ensemble, x: Tensor, n: int, rng: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        """(n, B, outputs) from n samples of weights, and those samples (n, numel) where there are any."""
+    ) -> tuple[Tensor, Tensor | None, Statistics]:
+        """(n, B, outputs) from n samples of weights, those samples (n, numel) where there are any, and the statistics of the batch."""
         weights = self.sample(theta, ensemble.spec, self.noise(n, ensemble.spec, rng))
-        return ensemble(weights, x), weights
+        scores, seen = ensemble.train(weights, x)
+        return scores, weights, seen
 
     def moments(self, theta: Tensor) -> Any:
         return None
+
+
+@dataclass(frozen=True)
+class SampledPrior:
+    """A posterior, theta (parts, k), that has become the prior and can only be sampled.
+
+    trained: (numel,) bool; the other weights have N(0, variance) for a prior, independently. repels: its score is taken with the wrong
+    sign, as in the published code of Henning et al. 2021.
+    """
+
+    family: PosteriorFamily
+    spec: ParameterSpec
+    theta: Tensor
+    trained: Tensor
+    variance: float
+    repels: bool = False
+
+    def sample(self, n: int, rng: torch.Generator) -> Tensor:
+        """(n, numel)."""
+        drawn = self.family.sample(self.theta, self.spec, self.family.noise(n, self.spec, rng))
+        fresh = torch.randn(drawn.shape, generator=rng, device=drawn.device)
+        return torch.where(self.trained, drawn, math.sqrt(self.variance) * fresh)

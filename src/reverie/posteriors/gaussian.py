@@ -14,7 +14,7 @@ from torch.nn.functional import softplus
 from reverie.checks import OptionsError
 from reverie.nn.matmul import linear
 from reverie.nn.networks import Head
-from reverie.nn.parameters import Ensemble, ParameterSpec
+from reverie.nn.parameters import Ensemble, ParameterSpec, Statistics
 from reverie.posteriors.divergences import gaussian_kl
 from reverie.posteriors.family import PosteriorFamily
 
@@ -52,7 +52,7 @@ class MeanField(PosteriorFamily):
 
     def training_scores(
         self, theta: Tensor, ensemble: Ensemble, x: Tensor, n: int, rng: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None, Statistics]:
         if not self.local:
             return super().training_scores(theta, ensemble, x, n, rng)
         if ensemble.chain is None:
@@ -75,7 +75,7 @@ class MeanField(PosteriorFamily):
             noise = torch.randn(n, len(x), centre.shape[-1], generator=rng, device=rng.device)
             # The root has no gradient at 0, which an input of zeros without a bias would reach.
             h = torch.addcmul(centre, (spread + TINY).sqrt(), noise)
-        return h, None
+        return h, None, {}
 
     def prior_kl(self, theta: Tensor, spec: ParameterSpec, variance: float, weights: Tensor | None) -> Tensor:
         """KL(q || N(0, variance)) in closed form."""

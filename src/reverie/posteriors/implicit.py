@@ -21,7 +21,7 @@ from reverie.nn.networks import Head
 from reverie.nn.optimisers import Optimiser
 from reverie.nn.parameters import Kind, ParameterSpec
 from reverie.posteriors.adversarial import AdversarialRatio, Contrast
-from reverie.posteriors.family import Estimate, PosteriorFamily
+from reverie.posteriors.family import Estimate, PosteriorFamily, SampledPrior
 from reverie.posteriors.stein import score_surrogate, stein_score
 from reverie.seeding import generator
 from reverie.types import State
@@ -289,12 +289,12 @@ class Implicit(PosteriorFamily):
 
 
 class SteinEstimate:
-    """By the score of q: a number with the gradient of KL(q || N(0, variance)), not with its value."""
+    """By the scores of q and of the prior: a number with the gradient of KL(q || prior), not with its value."""
 
     def __init__(self, posterior: Implicit, spec: ParameterSpec, variance: float) -> None:
         self.posterior, self.spec, self.variance = posterior, spec, variance
 
-    def term(self, theta: Tensor, weights: Tensor, rng: torch.Generator) -> Tensor:
+    def term(self, theta: Tensor, weights: Tensor, rng: torch.Generator, prior: SampledPrior | None = None) -> Tensor:
         """theta (1, k), weights (n, numel) drawn from it, differentiable."""
         samples = weights.detach()
         more = self.posterior.stein_samples - len(weights)
@@ -302,7 +302,17 @@ class SteinEstimate:
             noise = self.posterior.noise(more, self.spec, rng)
             samples = torch.cat([samples, self.posterior.sample(theta.detach(), self.spec, noise)])
         scores = self.posterior.score(weights.detach(), samples)
-        return score_surrogate(weights, scores) + weights.square().sum(dim=1).mean() / (2 * self.variance)
+        if prior is None:
+            return score_surrogate(weights, scores) + weights.square().sum(dim=1).mean() / (2 * self.variance)
+        return score_surrogate(weights, scores - self._prior_score(weights.detach(), prior, len(samples), rng))
+
+    def _prior_score(self, points: Tensor, prior: SampledPrior, samples: int, rng: torch.Generator) -> Tensor:
+        """grad log p at points (n, numel), p known by so many samples where weights were trained, and by its formula elsewhere."""
+        trained = prior.trained
+        drawn = prior.sample(samples, rng)[:, trained]
+        scores = -points / prior.variance
+        scores[:, trained] = self.posterior.score(points[:, trained], drawn) * (-1 if prior.repels else 1)
+        return scores
 
     def state(self) -> State:
         return {}
@@ -320,15 +330,17 @@ class AdversarialEstimate:
     def __init__(self, posterior: Implicit, spec: ParameterSpec, variance: float, ratio: AdversarialRatio) -> None:
         self.posterior, self.spec, self.variance, self.ratio = posterior, spec, variance, ratio
 
-    def term(self, theta: Tensor, weights: Tensor, rng: torch.Generator) -> Tensor:
-        """KL(q || N(0, variance)); theta (1, k), weights (n, numel) drawn from it, differentiable."""
+    def term(self, theta: Tensor, weights: Tensor, rng: torch.Generator, prior: SampledPrior | None = None) -> Tensor:
+        """KL(q || prior); theta (1, k), weights (n, numel) drawn from it, differentiable. A prior without a density is what the discriminator
+        compares with: there is no contrast in between."""
         options = self.posterior
 
         def drawn(n: int) -> Tensor:
             return options.sample(theta.detach(), self.spec, options.noise(n, self.spec, rng))
 
-        contrast = Contrast.of(drawn(options.contrast_samples)) if options.contrast_samples else None
-        reference = contrast or Contrast.prior(self.variance, weights.detach())
+        adaptive = options.contrast_samples > 0 and prior is None
+        contrast = Contrast.of(drawn(options.contrast_samples)) if adaptive else None
+        reference = prior or contrast or Contrast.prior(self.variance, weights.detach())
         for _ in range(options.discriminator_steps):
             n = options.discriminator_batch
             self.ratio.update(drawn(n), reference.sample(n, rng))

@@ -12,9 +12,10 @@ from reverie.types import Finding, Stream, Task
 
 
 class Labelled(Protocol):
-    """Rows of which only the labels y (N,) are looked at."""
+    """Rows of which only the labels (N,) are looked at."""
 
-    y: Tensor
+    @property
+    def labels(self) -> Tensor: ...
 
 
 class BufferClasses:
@@ -31,7 +32,7 @@ class BufferClasses:
 
     def __call__(self, learner: Any, stream: Stream, task: Task, rng: Randomness) -> Finding:
         spec = stream.spec
-        rows = torch.bincount(self.buffer.y, minlength=spec.outputs)
+        rows = torch.bincount(self.buffer.labels, minlength=spec.outputs)
         missing = [spec.classes[c] for c in spec.classes_until(task.index) if rows[c] == 0]
         warnings: tuple[str, ...] = ()
         if missing:

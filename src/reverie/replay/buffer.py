@@ -59,11 +59,17 @@ class Buffer(Part):
                 f"{name} = {value!r}: has no effect where budget = None keeps everything; give a budget or leave it out",
             )
 
+    @property
+    def labels(self) -> Tensor:
+        """(N,) int64 classes of the rows that are kept; all 0 in regression."""
+        return self.y if self.y.dim() == 1 else torch.zeros(len(self.y), dtype=torch.int64)
+
     def check_budget(self, classes: int) -> None:
-        """Raises OptionsError when the budget cannot hold one row of each of that many classes."""
+        """Raises OptionsError when the budget cannot hold one row of each of that many classes (tasks, in regression)."""
         if self.capacity() is not None and self.unit != "items-per-class" and (self.capacity() or 0) < classes:
+            what = "tasks" if self.spec.kind == "regression" else "classes"
             raise OptionsError(
-                f"budget = {self.budget} {self.unit}: holds {self.capacity()} rows, fewer than the {classes} classes of this stream; raise it"
+                f"budget = {self.budget} {self.unit}: holds {self.capacity()} rows, fewer than the {classes} {what} of this stream; raise it"
             )
 
     def build(self, spec: StreamSpec, rng: Randomness) -> None:
@@ -71,7 +77,8 @@ class Buffer(Part):
         self.choice = Randomness(rng.seed)  # rows are chosen on the CPU, whatever the device
         self.spec = spec
         self.x = empty(self.encoding, spec.input_shape)
-        self.y = torch.empty(0, dtype=torch.int64)
+        # Class indices, or in regression the targets of each row.
+        self.y = torch.empty(0, spec.outputs) if spec.kind == "regression" else torch.empty(0, dtype=torch.int64)
         self.task = torch.empty(0, dtype=torch.int64)
         self.seen: dict[str, int] = {}
         classes = _classes(spec)
@@ -92,7 +99,7 @@ class Buffer(Part):
 
     def _row_bytes(self) -> int:
         """Of the input, the label and the task number: what ``num_bytes`` counts."""
-        labels = self.y.element_size() + self.task.element_size()
+        labels = math.prod(self.y.shape[1:]) * self.y.element_size() + self.task.element_size()
         return math.prod(self.x.shape[1:]) * self.x.element_size() + labels
 
     def add_task(self, rows: Rows, task: int, solver: Solver) -> None:
@@ -148,7 +155,7 @@ class Buffer(Part):
     def _add_greedily(self, rows: Rows, order: Tensor, task: int) -> None:
         assert self.budget is not None  # checked
         capacity = self.capacity() or self.budget * _classes(self.spec)
-        held = list(zip(self.task.tolist(), self.y.tolist(), strict=True))
+        held = list(zip(self.task.tolist(), self.labels.tolist(), strict=True))
         offered = [(task, c) for c in rows.labels[order].tolist()]
         kept, chosen = greedy_balance(held, offered, capacity, self.choice.at("greedy balance", task))
         dtype = self.x.dtype
@@ -181,7 +188,7 @@ class Buffer(Part):
             return None
         if self.unit == "items-per-class":
             return self.budget
-        keys = set(zip(self.task.tolist(), self.y.tolist(), strict=True))
+        keys = set(zip(self.task.tolist(), self.labels.tolist(), strict=True))
         if new is not None:
             keys.add(new)
         return (self.capacity() or 0) // max(len(keys), 1)
@@ -191,9 +198,9 @@ class Buffer(Part):
         quota = self._quota()
         if quota is None:
             return
-        keep = torch.zeros(len(self.x), dtype=torch.bool)
-        for task, c in sorted(set(zip(self.task.tolist(), self.y.tolist(), strict=True))):
-            keep[((self.task == task) & (self.y == c)).nonzero().flatten()[:quota]] = True
+        keep, labels = torch.zeros(len(self.x), dtype=torch.bool), self.labels
+        for task, c in sorted(set(zip(self.task.tolist(), self.labels.tolist(), strict=True))):
+            keep[((self.task == task) & (labels == c)).nonzero().flatten()[:quota]] = True
         self.x, self.y, self.task = self.x[keep], self.y[keep], self.task[keep]
 
     def _read(self, rows: Rows, index: Tensor, task: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -205,7 +212,8 @@ class Buffer(Part):
                 self.x = self.decoded(self.x)
                 self.check_budget(_classes(self.spec))  # floats take four times the bytes
             encoded = x
-        return encoded, rows.labels[index], torch.full((len(index),), task)
+        y = torch.cat([part.y.cpu() for part in parts if part.y is not None]) if parts else self.y[:0]
+        return encoded, y, torch.full((len(index),), task)
 
     def _features(self, rows: Rows, index: Tensor, solver: Solver) -> Tensor:
         parts = [unit_features(solver, rows.take(part).x.to(self.rng.device)).cpu() for part in index.split(CHUNK)]
@@ -215,7 +223,7 @@ class Buffer(Part):
         missing = length - len(self.x)
         if missing > 0:
             self.x = torch.cat([self.x, torch.zeros(missing, *self.x.shape[1:], dtype=self.x.dtype)])
-            self.y = torch.cat([self.y, torch.zeros(missing, dtype=torch.int64)])
+            self.y = torch.cat([self.y, torch.zeros(missing, *self.y.shape[1:], dtype=self.y.dtype)])
             self.task = torch.cat([self.task, torch.zeros(missing, dtype=torch.int64)])
 
 
@@ -223,5 +231,7 @@ BUFFERS = Table("buffer", Buffer, {"buffer": Buffer})
 
 
 def _classes(spec: StreamSpec) -> int:
-    """Classes of the stream, counted in every task they occur in."""
+    """Classes of the stream, counted in every task they occur in; in regression a task is one."""
+    if spec.kind == "regression":
+        return spec.tasks
     return len({(head, c) for head, classes in enumerate(spec.heads) for c in classes})

@@ -1,4 +1,7 @@
-"""Numbers over tasks and over steps: a point a seed, then mean and standard error over seeds."""
+"""Numbers over tasks and over steps: a point a seed, then mean and standard error over seeds.
+
+A result is an accuracy, or, of regression, a mean squared error.
+"""
 
 from __future__ import annotations
 
@@ -40,29 +43,29 @@ class Curve:
 
 
 def seen_average(record: RunRecord) -> Points:
-    """Mean accuracy on the tasks learnt so far, after task 1, 2, ...; of a merged run, its one value after every task."""
-    rows = record.result.accuracy
+    """Mean result on the tasks learnt so far, after task 1, 2, ...; of a merged run, its one value after every task."""
+    rows = record.result.matrix
     if record.merged:
         return dict.fromkeys(range(1, len(record.result.tasks) + 1), _mean(rows[0])) if _any(rows[0]) else {}
     return {i + 1: _mean(row[: i + 1]) for i, row in enumerate(rows) if _any(row[: i + 1])}
 
 
-def task_accuracy(record: RunRecord, task: int) -> Points:
-    """Accuracy on one task (from 0) after it was learnt, and after each later one."""
-    rows = record.result.accuracy
+def task_result(record: RunRecord, task: int) -> Points:
+    """Result on one task (from 0) after it was learnt, and after each later one."""
+    rows = record.result.matrix
     if record.merged:
         value = rows[0][task]
         return {} if value is None else dict.fromkeys(range(1, len(record.result.tasks) + 1), value)
     return {i + 1: value for i, row in enumerate(rows) if i >= task and (value := row[task]) is not None}
 
 
-def accuracy_over_steps(record: RunRecord) -> Points:
-    """Mean accuracy on the tasks so far, between the tasks' ends, by steps of the whole run; empty unless the run looked."""
+def result_over_steps(record: RunRecord) -> Points:
+    """Mean result on the tasks so far, between the tasks' ends, by steps of the whole run; empty unless the run looked."""
 
     def value(line: LossLine | CurveLine) -> float | None:
         if not isinstance(line, CurveLine):
             return None
-        row = line.accuracy if record.merged else line.accuracy[: line.task + 1]
+        row = line.row if record.merged else line.row[: line.task + 1]
         return _mean(row) if _any(row) else None
 
     return _over_steps(record, value)

@@ -61,6 +61,7 @@ WIDE, MEDIUM, SMALL, SQUARE, BARS = (
 )  # inches of 72 points; a CSS pixel is 0.75 points
 MOST_PANELS = 12  # tasks shown one by one; of longer streams evenly spread ones
 MOST_NUMBERS = 10  # columns up to which a heat map prints its numbers
+MOST_ERRORS = 5  # the same of errors, whose numbers are longer
 MOST_MARKERS = 25  # points up to which a line shows them
 MOST_CLASSES = 20  # classes that a projection shows
 MOST_DOTS = 1200  # of a projection
@@ -96,55 +97,65 @@ class Picture:
     caption: str = ""
 
 
-# ------------------------------------------------------------------------------------------ accuracy
+# ------------------------------------------------------------------------------------------ accuracy or error
 
 
-def accuracy_after_tasks(groups: Sequence[Group]) -> Picture | None:
-    """Mean accuracy on the tasks seen so far, after each task, with a band of one standard error."""
+def progress_after_tasks(groups: Sequence[Group]) -> Picture | None:
+    """Mean result on the tasks seen so far, after each task, with a band of one standard error."""
     found = _over_seeds(groups, curves.seen_average)
     if not any(curve.x for curve in found):
         return None
+    name = groups[0].quantity.name
 
     def paint(axes: Axes) -> None:
         _lines(axes, groups, found)
-        _percent_axis(axes, "accuracy on tasks so far")
+        _result_axis(axes, groups, found, f"{name} on tasks so far")
         _task_axis(axes, max(group.tasks for group in groups), "after task")
 
     said = [f"{group.label}: {_ends(group, curve)}" for group, curve in zip(groups, found, strict=True) if curve.x]
-    alt = f"Lines: mean accuracy on the tasks seen so far, after each task. {'. '.join(said)}."
-    return _draw(WIDE, paint, alt, "Mean accuracy on the tasks seen so far, after each task.")
+    about = f"{groups[0].quantity.mean} on the tasks seen so far, after each task."
+    return draw(WIDE, paint, f"Lines: {about} {'. '.join(said)}.", f"{about[:1].upper()}{about[1:]}")
 
 
-def accuracy_over_steps(groups: Sequence[Group]) -> Picture | None:
+def progress_over_steps(groups: Sequence[Group]) -> Picture | None:
     """The same between the tasks' ends, where runs were evaluated every so many steps."""
-    found = _over_seeds(groups, curves.accuracy_over_steps)
+    found = _over_seeds(groups, curves.result_over_steps)
     if not any(curve.x for curve in found):
         return None
     starts = {curves.task_starts(group.shown[0]) for group in groups if not group.merged}
+    quantity = groups[0].quantity
 
     def paint(axes: Axes) -> None:
         _lines(axes, groups, found)
-        _percent_axis(axes, "accuracy on tasks so far")
+        _result_axis(axes, groups, found, f"{quantity.name} on tasks so far")
         _step_axis(axes, starts)
 
+    def text(value: float) -> str:
+        return quantity.text(Estimate(value, None, 1))
+
     said = [
-        f"{group.label}: lowest {percent(curve.means.min())}, last {percent(curve.means[-1])} at step {curve.x[-1]:,}"
+        (
+            f"{group.label}: highest {text(curve.means.max())}"
+            if group.regression
+            else f"{group.label}: lowest {text(curve.means.min())}"
+        )
+        + f", last {text(curve.means[-1])} at step {curve.x[-1]:,}"
         for group, curve in zip(groups, found, strict=True)
         if curve.x
     ]
-    alt = f"Lines: mean accuracy on the tasks seen so far, over steps. {'. '.join(said)}."
-    return _draw(WIDE, paint, alt, "The same while learning, over steps; upright lines: a new task begins.")
+    alt = f"Lines: {quantity.mean} on the tasks seen so far, over steps. {'. '.join(said)}."
+    return draw(WIDE, paint, alt, "The same while learning, over steps; upright lines: a new task begins.")
 
 
-def accuracy_by_task(groups: Sequence[Group]) -> list[Picture]:
-    """One panel a task: its accuracy after it was learnt and after each later one."""
+def progress_by_task(groups: Sequence[Group]) -> list[Picture]:
+    """One panel a task: its result after it was learnt and after each later one."""
     names = tables.task_names(groups)
     return [_one_task(groups, task, names[task]) for task in spread(len(names))]
 
 
 def _one_task(groups: Sequence[Group], task: int, name: str) -> Picture:
     found = [
-        Curve.over_seeds([curves.task_accuracy(record, task) for record in group.shown])
+        Curve.over_seeds([curves.task_result(record, task) for record in group.shown])
         if task < group.tasks
         else Curve((), ())
         for group in groups
@@ -153,53 +164,84 @@ def _one_task(groups: Sequence[Group], task: int, name: str) -> Picture:
 
     def paint(axes: Axes) -> None:
         _lines(axes, groups, found)
-        axes.set_title(_cut(title, 26))
-        _percent_axis(axes)
+        axes.set_title(cut(title, 26))
+        _result_axis(axes, groups, found)
         _task_axis(axes, max(group.tasks for group in groups))
 
     said = [f"{group.label}: {_ends(group, curve)}" for group, curve in zip(groups, found, strict=True) if curve.x]
-    return _draw(
-        SMALL, paint, f"Lines: accuracy on {title} after each task. {'. '.join(said) or 'Not evaluated'}.", title
-    )
+    about = f"{groups[0].quantity.name} on {title} after each task"
+    return draw(SMALL, paint, f"Lines: {about}. {'. '.join(said) or 'Not evaluated'}.", title)
 
 
-def heat_map(group: Group) -> Picture | None:
-    """Accuracy on every task (columns) after every task (rows), mean over seeds."""
-    matrices = [record.result.accuracy for record in group.shown]
+def heat_maps(groups: Sequence[Group]) -> list[Picture]:
+    """A group: its result on every task (columns) after every task (rows), mean over seeds. Errors are coloured on one logarithmic scale."""
+    found = [(group, R) for group in groups if (R := _mean_matrix(group))]
+    positive = [value for _, R in found for row in R for value in row if value is not None and value > 0]
+    ends = (min(positive), max(positive)) if positive else (1.0, 1.0)
+
+    def share(value: float) -> float:
+        if not groups[0].regression:
+            return value
+        return float(np.log(max(value, ends[0]) / ends[0]) / np.log(ends[1] / ends[0])) if ends[1] > ends[0] else 0.0
+
+    return [_heat_map(group, R, share) for group, R in found]
+
+
+def _mean_matrix(group: Group) -> list[list[float | None]]:
+    matrices = [record.result.matrix for record in group.shown]
     rows = min(len(matrix) for matrix in matrices)
-    if rows == 0:
-        return None
-    R = [[Estimate.of([matrix[i][j] for matrix in matrices]).mean for j in range(group.tasks)] for i in range(rows)]
-    columns = group.tasks
+    return [[Estimate.of([matrix[i][j] for matrix in matrices]).mean for j in range(group.tasks)] for i in range(rows)]
+
+
+def _heat_map(group: Group, R: Sequence[Sequence[float | None]], share: Callable[[float], float]) -> Picture:
+    rows, quantity = len(R), group.quantity
 
     def paint(axes: Axes) -> None:
-        for i, row in enumerate(R):
-            for j, value in enumerate(row):
-                if value is None:
-                    continue
-                axes.add_patch(
-                    Rectangle((j + 0.53, i + 0.53), 0.94, 0.94, color=HEAT, alpha=max(value, 0.06), linewidth=0)
-                )
-                if columns <= MOST_NUMBERS:
-                    colour = HEAT_INK if value > 0.68 else INK
-                    text = f"{100 * value:.0f}"
-                    axes.text(j + 1, i + 1, text, color=colour, ha="center", va="center", size=10 if columns < 7 else 8)
-        axes.set(xlim=(0.5, columns + 0.5), ylim=(rows + 0.5, 0.5), xlabel="accuracy on task", ylabel="after task")
-        axes.grid(False)
-        axes.tick_params(length=0)
-        axes.spines[:].set_visible(False)
-        for axis, count in ((axes.xaxis, columns), (axes.yaxis, rows)):
-            axis.set_major_locator(MaxNLocator(min(count, 10), integer=True, min_n_ticks=1))
+        text = (lambda value: f"{value:.2g}") if group.regression else (lambda value: f"{100 * value:.0f}")
+        paint_matrix(axes, R, share, text, most=MOST_ERRORS if group.regression else MOST_NUMBERS)
+        axes.set(xlabel=f"{quantity.name} on task", ylabel="after task")
         if group.merged:
             axes.set_yticks([1], ["all"])
             axes.set_ylabel("")
 
-    last = ", ".join(f"task {j + 1} {percent(value)}" for j, value in enumerate(R[-1]) if value is not None)
+    values = [(j, quantity.text(Estimate(value, None, 1))) for j, value in enumerate(R[-1]) if value is not None]
+    last = ", ".join(f"task {j + 1} {value}" for j, value in values)
     when = "learning all tasks at once" if group.merged else f"task {rows}"
     caption = f"{group.label}, {seeds_text(len(group.shown))}"
-    alt = f"Heat map of the accuracy matrix of {caption}. After {when}: {last}."
-    height = max(SQUARE[1] * rows / columns, 0.28 * rows + 0.5) if rows < columns else SQUARE[1]
-    return _draw((SQUARE[0], height), paint, alt, caption)
+    alt = f"Heat map of the {quantity.name} matrix of {caption}. After {when}: {last}."
+    return draw(matrix_size(rows, group.tasks), paint, alt, caption)
+
+
+def matrix_size(rows: int, columns: int) -> tuple[float, float]:
+    """Inches."""
+    return SQUARE[0], max(SQUARE[1] * rows / columns, 0.28 * rows + 0.5) if rows < columns else SQUARE[1]
+
+
+def paint_matrix(
+    axes: Axes,
+    values: Sequence[Sequence[float | None]],
+    share: Callable[[float], float],
+    text: Callable[[float], str],
+    most: int = MOST_NUMBERS,
+) -> None:
+    """A square each, darker with its ``share`` in [0, 1]; rows and columns count from 1. most: columns up to which numbers are printed."""
+    rows, columns = len(values), len(values[0])
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            if value is None:
+                continue
+            axes.add_patch(
+                Rectangle((j + 0.53, i + 0.53), 0.94, 0.94, color=HEAT, alpha=max(share(value), 0.06), linewidth=0)
+            )
+            if columns <= most:
+                colour, points = HEAT_INK if share(value) > 0.68 else INK, 10 if columns < 7 else 8
+                axes.text(j + 1, i + 1, text(value), color=colour, ha="center", va="center", size=points)
+    axes.set(xlim=(0.5, columns + 0.5), ylim=(rows + 0.5, 0.5))
+    axes.grid(False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for axis, count in ((axes.xaxis, columns), (axes.yaxis, rows)):
+        axis.set_major_locator(MaxNLocator(min(count, 10), integer=True, min_n_ticks=1))
 
 
 def forgetting_bars(groups: Sequence[Group]) -> Picture | None:
@@ -227,13 +269,10 @@ def _one_loss(groups: Sequence[Group], name: str) -> Picture:
 
     def paint(axes: Axes) -> None:
         _lines(axes, groups, found)
-        axes.set_title(_cut(name, 42))
+        axes.set_title(cut(name, 42))
         _step_axis(axes, starts)
         if logarithmic:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(numticks=6))
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            _log_axis(axes)
 
     said = [
         f"{group.label}: from {curve.means[0]:.3g} to {curve.means[-1]:.3g} in {plural(curve.x[-1], 'step')}"
@@ -241,7 +280,7 @@ def _one_loss(groups: Sequence[Group], name: str) -> Picture:
         if curve.x
     ]
     alt = f"Lines: the loss {name} over steps. {'. '.join(said)}."
-    return _draw(MEDIUM, paint, alt, name)
+    return draw(MEDIUM, paint, alt, name)
 
 
 @dataclass(frozen=True)
@@ -287,13 +326,13 @@ def _one_histogram(group: Group, task: int, estimates: Sequence[Estimate], kind:
         axes.grid(axis="x", visible=False)
         axes.set(ylim=(0, None), xlabel="class" if agreed else "place of the class")
         every = -(-len(names) // 10) if max(map(len, names)) < 4 else -(-len(names) // 3)
-        axes.set_xticks(x[::every], [_cut(name, 9) for name in names[::every]])
+        axes.set_xticks(x[::every], [cut(name, 9) for name in names[::every]])
 
     said = ", ".join(f"{name} {kind.text(mean)}" for name, mean in list(zip(names, means, strict=True))[:20])
     more = f" and {len(names) - 20} more classes" if len(names) > 20 else ""
     which = "class" if agreed else "class by its place in the stream"
     alt = f"Bars: {kind.counts.format(which=which, label=group.label)} {title}: {said}{more}."
-    return _draw(SMALL, paint, alt, title)
+    return draw(SMALL, paint, alt, title)
 
 
 # ------------------------------------------------------------------------------------------ generated latents
@@ -316,14 +355,14 @@ def projections(found: Projection, whose: str) -> list[Picture]:
                 axes.plot(*points.T, linestyle="", marker="o", markersize=3, color=colour, alpha=0.55, mew=0)
             for name, points in clouds.items():
                 x, y = points.mean(axis=0)
-                axes.text(x, y, _cut(name, 14), ha="center", va="center", size=10, weight="bold")
+                axes.text(x, y, cut(name, 14), ha="center", va="center", size=10, weight="bold")
             axes.set(xlim=(low[0] - margin, high[0] + margin), ylim=(low[1] - margin, high[1] + margin), title=title)
             axes.set(xlabel="first principal component", ylabel="second", xticklabels=(), yticklabels=())
             axes.tick_params(length=0)
 
         some = "" if len(shown) == len(names) else f" ({len(shown)} of {len(names)} classes, evenly spread)"
         alt = f"Scatter plot of {whose}, after task {found.task + 1}{some}: {said}"
-        return _draw(MEDIUM, paint, alt, "")
+        return draw(MEDIUM, paint, alt, "")
 
     apart = listed([f"{name} {_apart(*found.of(name))}" for name in shown])
     return [
@@ -434,7 +473,7 @@ def _bars(
             )
             if error:
                 axes.errorbar(mean, place, xerr=error, fmt="none", color=INK, elinewidth=1, capsize=2)
-            axes.text(0, place - 0.27, _cut(label, 54), transform=axes.get_yaxis_transform(), va="bottom")
+            axes.text(0, place - 0.27, cut(label, 54), transform=axes.get_yaxis_transform(), va="bottom")
             ends.append(mean + error)
             where = (max(mean + error, 0.0), place)
             axes.annotate(text(value), where, (4, 0), textcoords="offset points", va="center", size=8.5)
@@ -445,7 +484,29 @@ def _bars(
         axes.axvline(0, color=FAINT, linewidth=1)
 
     said = ". ".join(f"{label}: {text(value)}" for _, label, value in bars)
-    return _draw((BARS, 0.42 * len(bars) + 0.15), paint, f"{alt.rstrip('.')}. {said}.", caption)
+    return draw((BARS, 0.42 * len(bars) + 0.15), paint, f"{alt.rstrip('.')}. {said}.", caption)
+
+
+def _result_axis(axes: Axes, groups: Sequence[Group], found: Sequence[Curve], label: str = "") -> None:
+    """Accuracies between 0 and 1; errors from 0, or where they differ much, by their logarithm."""
+    if not groups[0].regression:
+        _percent_axis(axes, label)
+        return
+    axes.set_ylabel(label)
+    means = np.concatenate([curve.means for curve in found])
+    if len(means) and means.min() > 0 and means.max() > 20 * means.min():
+        _log_axis(axes, 6 if label else 4)
+    else:
+        highest = max((float((curve.means + curve.errors).max()) for curve in found if curve.x), default=0.0)
+        axes.set_ylim(0, 1.12 * highest or 1.0)
+        axes.yaxis.set_major_locator(MaxNLocator(5 if label else 3))
+
+
+def _log_axis(axes: Axes, ticks: int = 6) -> None:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(numticks=ticks))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _percent_axis(axes: Axes, label: str = "") -> None:
@@ -472,7 +533,7 @@ def _step_axis(axes: Axes, starts: Iterable[tuple[int, ...]]) -> None:
 
 
 def _ends(group: Group, curve: Curve) -> str:
-    first, last = (percent_estimate(curve.y[k]) for k in (0, -1))
+    first, last = (group.quantity.text(curve.y[k]) for k in (0, -1))
     if group.merged:
         return f"{last} having learnt all tasks at once"
     after = [f"{value} after task {task}" for value, task in ((first, curve.x[0]), (last, curve.x[-1]))]
@@ -484,11 +545,11 @@ def spread(count: int, most: int = MOST_PANELS) -> list[int]:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist() if count else []
 
 
-def _cut(text: str, length: int) -> str:
+def cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
-def _draw(inches: tuple[float, float], paint: Callable[[Axes], None], alt: str, caption: str) -> Picture:
+def draw(inches: tuple[float, float], paint: Callable[[Axes], None], alt: str, caption: str) -> Picture:
     buffer = io.StringIO()
     with matplotlib.rc_context({**RC, "svg.hashsalt": alt}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the reader's fonts draw the text

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
 
 from reverie.checks import StorageError
 from reverie.reports import words
@@ -120,15 +118,10 @@ def quality(group: Group) -> Quality | None:
 def projection(record: RunRecord) -> Projection | None:
     """That of the last task which has one. Raises StorageError."""
     for task in sorted(_findings(record), reverse=True):
-        path = record.folder / "arrays" / f"task-{task + 1}-{PROBE}.safetensors"
-        if not path.exists():
-            continue
-        try:
-            arrays = load_file(path)
-        except (OSError, SafetensorError, ValueError) as error:
-            raise StorageError(f"the saved projection is not readable: {path} ({error})") from error
+        arrays = record.arrays(task, PROBE)
         if "real" not in arrays:
             continue
+        path = record.array_path(task, PROBE)
         empty: dict[str, Any] = {"generated": np.empty((0, 2)), "generated_classes": np.empty(0, dtype=int)}
         arrays = {**empty, **arrays}
         for kind in ("real", "generated"):

@@ -9,11 +9,11 @@ from typing import Any
 
 import jinja2
 
-from reverie.reports import figures, latents, tables, words
+from reverie.reports import figures, latents, posterior_figures, posteriors, tables, words
 from reverie.reports.figures import Picture
 from reverie.reports.records import RunRecord, find_runs, read_run
 from reverie.reports.tables import Group, OptionRow, SummaryRow
-from reverie.reports.words import Estimate, percent_estimate, plural
+from reverie.reports.words import Estimate, Quantity, percent_estimate, plural
 from reverie.storage import write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -56,16 +56,29 @@ class Latents:
 
 
 @dataclass(frozen=True)
+class Models:
+    """What probes found of the models of a group's tasks; what is drawn in the plane is of its first seed that has it."""
+
+    label: str
+    matrices: tuple[Picture, ...]
+    histograms: tuple[Picture, ...]
+    answers: tuple[Picture, ...]
+    plane: tuple[tuple[str, list[Picture]], ...]
+
+
+@dataclass(frozen=True)
 class Setting:
     """Everything the page says about the groups of one stream and scenario."""
 
     anchor: str
     title: str
     lead: str
+    quantity: Quantity
+    columns: tuple[tables.Column, ...]
     keys: tuple[Key, ...]
     summary: tuple[SummaryRow, ...]
     task_titles: tuple[str, ...]
-    finals: tuple[tuple[str, tuple[Estimate, ...]], ...]
+    finals: tuple[tuple[str, tuple[str, ...]], ...]
     progress: tuple[Picture, ...]
     by_task: tuple[Picture, ...]
     heat_maps: tuple[Picture, ...]
@@ -75,6 +88,10 @@ class Setting:
     histograms: tuple[tuple[str, str, tuple[Picture, ...]], ...]
     agreements: tuple[Agreement, ...]
     latents: tuple[Latents, ...]
+    fans: tuple[Picture, ...]
+    fans_by_task: tuple[tuple[str, tuple[Picture, ...]], ...]
+    inference: posteriors.InferenceTable | None
+    models: tuple[Models, ...]
     memory: Picture | None
     time: Picture | None
     costs: tuple[tuple[str, tuple[str, ...]], ...]
@@ -153,17 +170,16 @@ def render(records: Sequence[RunRecord], notes: Sequence[str] = ()) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(percent=percent_estimate, whole=words.whole)
     template = environment.get_template("report.html.jinja")
     return template.render(
         title=settings[0].title if len(settings) == 1 else f"Continual learning in {len(settings)} settings",
         lead=_lead(groups, settings),
         settings=settings,
-        columns=tables.COLUMNS,
         measures=latents.MEASURES,
         cost_headings=[heading for heading, _, _ in COSTS],
         warnings=[*_warnings(groups), *notes],
         runs=_runs(groups),
+        result_heading=" or ".join(dict.fromkeys(group.quantity.mean for group in groups)).capitalize(),
         environments=_environments(records),
     )
 
@@ -171,28 +187,36 @@ def render(records: Sequence[RunRecord], notes: Sequence[str] = ()) -> str:
 # ------------------------------------------------------------------------------------------ a setting
 
 
-def _setting(anchor: str, key: tuple[str, str], groups: list[Group]) -> Setting:
+def _setting(anchor: str, key: tuple[str, str, bool], groups: list[Group]) -> Setting:
     options = tables.option_rows(groups)
-    stream, scenario = key
+    stream, scenario, regression = key
+    quantity = groups[0].quantity
+    fans = [(group.label, of_tasks) for group in groups if (of_tasks := posteriors.fans(group))]
     names = tables.task_names(groups)
-    reached = {len(record.result.accuracy) for group in groups for record in group.shown if not record.merged}
+    reached = {len(record.result.matrix) for group in groups for record in group.shown if not record.merged}
     count = max(group.tasks for group in groups)
     lead = f"{plural(count, 'task')}, {plural(len(groups), 'learner')}, {plural(sum(len(g.records) for g in groups), 'run')}."
     if reached and min(reached) < count:
         lead += f" Not every run is complete: the shortest has learnt {min(reached)} of {plural(count, 'task')}."
     return Setting(
         anchor=anchor,
-        title=f"{stream}, {words.SCENARIOS.get(scenario, scenario)}",
+        title=f"{stream}, {words.SCENARIOS.get(scenario, scenario)}{' regression' if regression else ''}",
         lead=lead,
+        quantity=quantity,
+        columns=tables.REGRESSION_COLUMNS if regression else tables.COLUMNS,
         keys=tuple(Key(figures.swatch(k, group), group.label) for k, group in enumerate(groups)),
         summary=tuple(tables.summary_row(group) for group in groups),
         task_titles=tuple(
             f"{k}: {name}" if name and name != f"task {k}" else f"{k}" for k, name in enumerate(names, 1)
         ),
-        finals=tuple((group.label, tuple(tables.final_estimates(group))) for group in groups if group.complete),
-        progress=_present(figures.accuracy_after_tasks(groups), figures.accuracy_over_steps(groups)),
-        by_task=tuple(figures.accuracy_by_task(groups)),
-        heat_maps=_present(*map(figures.heat_map, groups)),
+        finals=tuple(
+            (group.label, tuple(map(quantity.text, tables.final_estimates(group))))
+            for group in groups
+            if group.complete
+        ),
+        progress=_present(figures.progress_after_tasks(groups), figures.progress_over_steps(groups)),
+        by_task=tuple(figures.progress_by_task(groups)),
+        heat_maps=tuple(figures.heat_maps(groups)),
         forgetting=figures.forgetting_bars(groups),
         losses=tuple(figures.losses(groups)),
         samples=tuple((_whose(group), images) for group in groups if (images := _samples(group))),
@@ -203,7 +227,11 @@ def _setting(anchor: str, key: tuple[str, str], groups: list[Group]) -> Setting:
             if (panels := figures.histograms(group, kind))
         ),
         agreements=tuple(found for entry in AGREEMENTS if (found := _agreement(groups, *entry))),
-        latents=tuple(each for group in groups if (each := _latents(group))),
+        latents=tuple(latent for group in groups if (latent := _latents(group))),
+        fans=tuple(posterior_figures.fan(of_tasks[-1], label, label) for label, of_tasks in fans),
+        fans_by_task=tuple((label, tuple(posterior_figures.fan_strip(of_tasks, label))) for label, of_tasks in fans),
+        inference=posteriors.inference_table(groups),
+        models=tuple(models for group in groups if (models := _models(group))),
         memory=figures.memory_bars(groups),
         time=figures.cost_bars(groups),
         costs=tuple((group.label, _costs(group)) for group in groups),
@@ -269,6 +297,20 @@ def _latents(group: Group) -> Latents | None:
     return Latents(group.label, found, ())
 
 
+def _models(group: Group) -> Models | None:
+    found, plane = posteriors.entropies(group), posteriors.plane(group)
+    if found is None and plane is None:
+        return None
+    matrices = [posterior_figures.entropy_map(found, group.label)] if found else []
+    return Models(
+        group.label,
+        (*matrices, *(posterior_figures.confusion_maps(found, group.label) if found else ())),
+        tuple(posterior_figures.entropy_histograms(found, group.label)) if found else (),
+        tuple(posterior_figures.plane_answers(plane, group.label)) if plane else (),
+        tuple(posterior_figures.plane_models(plane, group.label)) if plane else (),
+    )
+
+
 def _costs(group: Group) -> tuple[str, ...]:
     def mean(name: str) -> float | None:
         return Estimate.of([getattr(record.result.cost, name) for record in group.shown]).mean
@@ -309,7 +351,11 @@ def _runs(groups: Sequence[Group]) -> list[tuple[str, ...]]:
             *group.setting,
             str(record.result.seed),
             record.result.status,
-            words.percent(record.result.number("average_accuracy")),
+            group.quantity.text(
+                Estimate.of(
+                    [tables.final_error(record) if group.regression else record.result.number("average_accuracy")]
+                )
+            ),
             str(record.folder),
         )
         for group in groups

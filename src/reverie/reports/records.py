@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import pydantic
 from PIL import Image
 from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from reverie.checks import StorageError
 from reverie.storage import read_json
@@ -73,6 +76,7 @@ class FindingLine(Saved):
 class Result(Saved):
     """``result.json``."""
 
+    kind: Literal["classification", "regression"] = "classification"
     status: Literal["complete", "interrupted", "failed"]
     error: str | None = None
     stream: str
@@ -83,6 +87,7 @@ class Result(Saved):
     tasks: list[str]
     classes: list[Any] = Field(default_factory=list)
     accuracy: list[Row]
+    mse: list[Row] = Field(default_factory=list)
     summary: dict[
         str, float | dict[str, float | None] | None
     ]  # by name; what is inferred of the task also by criterion
@@ -92,6 +97,16 @@ class Result(Saved):
     warnings: list[str] = Field(default_factory=list)
     options: dict[str, Any]
 
+    @property
+    def matrix(self) -> list[Row]:
+        """What was found on each test set after each task: accuracies, or, of regression, mean squared errors."""
+        return self.mse if self.kind == "regression" else self.accuracy
+
+    def by_criterion(self, name: str) -> Mapping[str, float | None]:
+        """Of the summary; empty where the name does not stand for several."""
+        value = self.summary.get(name)
+        return value if isinstance(value, dict) else {}
+
     def number(self, name: str) -> float | None:
         """Of the summary; None where undefined, or where the name stands for several."""
         value = self.summary.get(name)
@@ -99,8 +114,8 @@ class Result(Saved):
 
     @pydantic.model_validator(mode="after")
     def _rectangular(self) -> Result:
-        if any(len(row) != len(self.tasks) for row in self.accuracy):
-            raise ValueError(f"a row of the accuracy matrix has not {len(self.tasks)} columns, one a task")
+        if any(len(row) != len(self.tasks) for row in self.matrix):
+            raise ValueError(f"a row of the matrix of results has not {len(self.tasks)} columns, one a task")
         return self
 
 
@@ -114,12 +129,12 @@ class LossLine(Saved):
 
 
 class CurveLine(Saved):
-    """Accuracy between two tasks' ends, at ``step`` of a phase."""
+    """Accuracies or mean squared errors between two tasks' ends, at ``step`` of a phase."""
 
     task: int
     phase: str
     step: int
-    accuracy: Row
+    row: Row = Field(validation_alias=pydantic.AliasChoices("mse", "accuracy"))
 
 
 LINES: Mapping[str, type[Saved]] = {"losses": LossLine, "curve": CurveLine}  # the others repeat what result.json says
@@ -156,8 +171,22 @@ class RunRecord:
 
     @property
     def merged(self) -> bool:
-        """Whether all tasks were learnt as one (joint training): a single row of accuracies, for all of them."""
-        return self.complete and len(self.result.accuracy) == 1 < len(self.result.tasks)
+        """Whether all tasks were learnt as one (joint training): a single row of results, for all of them."""
+        return self.complete and len(self.result.matrix) == 1 < len(self.result.tasks)
+
+    def arrays(self, task: int, probe: str) -> dict[str, np.ndarray]:
+        """What a probe saved after a task (from 0); empty where it saved nothing. Raises StorageError."""
+        path = self.array_path(task, probe)
+        if not path.exists():
+            return {}
+        try:
+            arrays: dict[str, np.ndarray] = load_file(path)
+        except (OSError, SafetensorError, ValueError) as error:
+            raise StorageError(f"the saved arrays are not readable: {path} ({error})") from error
+        return arrays
+
+    def array_path(self, task: int, probe: str) -> Path:
+        return self.folder / "arrays" / f"task-{task + 1}-{probe}.safetensors"
 
 
 def find_runs(paths: Iterable[Path]) -> tuple[list[Path], list[Path]]:

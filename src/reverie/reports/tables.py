@@ -11,7 +11,7 @@ import yaml
 
 from reverie.reports import words
 from reverie.reports.records import FindingLine, RunRecord
-from reverie.reports.words import MISSING, Estimate
+from reverie.reports.words import MISSING, Estimate, Quantity
 
 # Not part of what was learnt: the seed, and where and how often things are saved.
 NOT_COMPARED = ("schema", "seed", "data_dir", "checkpoint_seconds", "checkpoint_steps")
@@ -52,10 +52,19 @@ class Group:
     def tasks(self) -> int:
         return len(self.first.result.tasks)
 
+    @property
+    def regression(self) -> bool:
+        return self.first.result.kind == "regression"
+
+    @property
+    def quantity(self) -> Quantity:
+        """What the runs' matrices hold."""
+        return words.SQUARED_ERROR if self.regression else words.ACCURACY
+
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """One group: mean and standard error over the seeds of its complete runs."""
+    """One group: mean and standard error over the seeds of its complete runs. Accuracies or errors, by the kind of stream, have no mean."""
 
     stream: str
     scenario: str
@@ -66,6 +75,11 @@ class SummaryRow:
     average_accuracy: Estimate
     forgetting: Estimate
     learning_accuracy: Estimate
+    mse: Estimate
+    mse_given: Estimate
+    mse_during: Estimate
+    nll_final: Estimate
+    coverage_final: Estimate
     persistent_bytes: Estimate
     stores: str | None  # none, latents or raw
     merged: bool  # learnt all tasks at once (joint training)
@@ -84,9 +98,20 @@ class Column:
     bar: Callable[[SummaryRow], float | None] = lambda row: None  # share of the cell that a bar behind the text fills
 
 
-COLUMNS: tuple[Column, ...] = (
+RUNS: tuple[Column, ...] = (
     Column("Learner", "the method, with the options that tell it apart", lambda row: row.label, numeric=False),
     Column("Seeds", "complete runs", lambda row: _seeds(row)),
+)
+COSTS: tuple[Column, ...] = (
+    Column(
+        "Keeps", "size of what is kept between tasks", lambda row: words.with_error(row.persistent_bytes, words.size)
+    ),
+    Column("Of the past", "what of earlier data is kept", lambda row: _stores(row), numeric=False),
+    Column("Steps", "updates in all", lambda row: words.with_error(row.steps, words.whole)),
+    Column("Time", "wall time of a run", lambda row: words.with_error(row.seconds, words.duration)),
+)
+COLUMNS: tuple[Column, ...] = (
+    *RUNS,
     Column(
         "Average accuracy",
         "mean over tasks after the last one",
@@ -103,12 +128,36 @@ COLUMNS: tuple[Column, ...] = (
         "mean accuracy on a task just after learning it",
         lambda row: words.percent_estimate(row.learning_accuracy),
     ),
+    *COSTS,
+)
+REGRESSION_COLUMNS: tuple[Column, ...] = (
+    *RUNS,
     Column(
-        "Keeps", "size of what is kept between tasks", lambda row: words.with_error(row.persistent_bytes, words.size)
+        "Mean squared error",
+        "mean over tasks after the last one, in squared units of the target; less is better",
+        lambda row: words.number_estimate(row.mse),
     ),
-    Column("Of the past", "what of earlier data is kept", lambda row: _stores(row), numeric=False),
-    Column("Steps", "updates in all", lambda row: words.with_error(row.steps, words.whole)),
-    Column("Time", "wall time of a run", lambda row: words.with_error(row.seconds, words.duration)),
+    Column(
+        "Task given",
+        "the same with the task given, where a learner has a model for each",
+        lambda row: words.number_estimate(row.mse_given),
+    ),
+    Column(
+        "Just after learning",
+        "mean squared error on a task just after learning it, the task given as well",
+        lambda row: words.number_estimate(row.mse_during),
+    ),
+    Column(
+        "Negative log-likelihood",
+        "of the targets, in nats a row, after the last task; less is better",
+        lambda row: words.number_estimate(row.nll_final),
+    ),
+    Column(
+        "Coverage",
+        "share of the targets inside the central interval of 95 % that was predicted, after the last task",
+        lambda row: words.percent_estimate(row.coverage_final),
+    ),
+    *COSTS,
 )
 
 
@@ -137,22 +186,22 @@ def group_runs(records: Sequence[RunRecord]) -> list[Group]:
     for record in records:
         result = record.result
         options = tuple(_options(record).items())
-        key = (result.stream, result.scenario, result.learner, options, len(result.tasks))
+        key = (result.stream, result.scenario, result.learner, options, len(result.tasks), result.kind)
         found.setdefault(key, []).append(record)
     labels = _labels(list(found))
     return [_group(label, members) for label, members in zip(labels, found.values(), strict=True)]
 
 
-def by_setting(groups: Sequence[Group]) -> dict[tuple[str, str], list[Group]]:
-    """Groups by stream and scenario."""
-    found: dict[tuple[str, str], list[Group]] = {}
+def by_setting(groups: Sequence[Group]) -> dict[tuple[str, str, bool], list[Group]]:
+    """Groups by stream, scenario, and whether it is regression."""
+    found: dict[tuple[str, str, bool], list[Group]] = {}
     for group in groups:
-        found.setdefault(group.setting, []).append(group)
+        found.setdefault((*group.setting, group.regression), []).append(group)
     return found
 
 
 def summary_rows(records: Sequence[RunRecord]) -> list[SummaryRow]:
-    """One row a group; print them with ``COLUMNS``."""
+    """One row a group; print them with ``COLUMNS``, those of regression with ``REGRESSION_COLUMNS``."""
     return [summary_row(group) for group in group_runs(records)]
 
 
@@ -176,6 +225,11 @@ def summary_row(group: Group) -> SummaryRow:
         average_accuracy=measure("average_accuracy"),
         forgetting=measure("forgetting"),
         learning_accuracy=measure("learning_accuracy"),
+        mse=over_seeds(final_error),
+        mse_given=measure("mse_final"),
+        mse_during=measure("mse_during"),
+        nll_final=measure("nll_final"),
+        coverage_final=measure("coverage_final"),
         persistent_bytes=over_seeds(lambda record: record.result.memory.persistent_bytes),
         stores="/".join(stores) or None,
         merged=group.merged,
@@ -195,14 +249,20 @@ def option_differences(records: Sequence[RunRecord]) -> list[OptionRow]:
     return [row for row in option_rows(group_runs(records)) if row.differs]
 
 
-def final_accuracies(record: RunRecord) -> list[float | None]:
-    """Accuracy on each task after the last one that was learnt; empty before the first evaluation."""
-    return list(record.result.accuracy[-1]) if record.result.accuracy else []
+def final_results(record: RunRecord) -> list[float | None]:
+    """Accuracy, or mean squared error, on each task after the last one that was learnt; empty before the first evaluation."""
+    return list(record.result.matrix[-1]) if record.result.matrix else []
+
+
+def final_error(record: RunRecord) -> float | None:
+    """Of regression, ``final_results`` as a mean; None where one is missing."""
+    found = final_results(record) if record.result.kind == "regression" else []
+    return Estimate.of(found).mean
 
 
 def final_estimates(group: Group) -> list[Estimate]:
-    """``final_accuracies`` over the seeds of complete runs, by a task's place in the stream."""
-    return [Estimate.of(column) for column in zip(*map(final_accuracies, group.complete), strict=True)]
+    """``final_results`` over the seeds of complete runs, by a task's place in the stream."""
+    return [Estimate.of(column) for column in zip(*map(final_results, group.complete), strict=True)]
 
 
 def task_names(groups: Sequence[Group]) -> list[str]:

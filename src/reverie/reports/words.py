@@ -54,6 +54,56 @@ def percent_estimate(estimate: Estimate) -> str:
     return f"{_tenth(100 * estimate.mean)} ± {_tenth(100 * estimate.error)} %"
 
 
+def number(value: float | None) -> str:
+    """
+    >>> number(0.009134), number(12345.6)
+    ('0.00913', '12,346')
+    """
+    if value is None:
+        return MISSING
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+
+
+def number_estimate(estimate: Estimate) -> str:
+    """Three digits of the mean, two of the error.
+
+    >>> number_estimate(Estimate(0.009134, 0.00123, 3))
+    '0.00913 ± 0.0012'
+    """
+    if estimate.mean is None or not estimate.error:
+        return number(estimate.mean)
+    return f"{number(estimate.mean)} ± {estimate.error:.2g}"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What the matrix of a run holds. mean: the name of its mean over tasks; matrices: that of the matrices; reading: what a column shows, and
+    how forgetting looks."""
+
+    name: str
+    mean: str
+    matrices: str
+    reading: str
+    text: Callable[[Estimate], str]
+
+
+ACCURACY = Quantity(
+    "accuracy",
+    "average accuracy",
+    "Accuracy matrices",
+    "accuracy on a task, in percent. A method that forgets fades downwards.",
+    percent_estimate,
+)
+SQUARED_ERROR = Quantity(
+    "mean squared error",
+    "mean squared error",
+    "Error matrices",
+    "mean squared error on a task, in squared units of the target: the stronger the colour the larger, on one scale for all. In a method that "
+    "forgets it grows stronger downwards.",
+    number_estimate,
+)
+
+
 def size(count: float | None) -> str:
     """
     >>> size(723624), size(512)

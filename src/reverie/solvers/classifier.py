@@ -29,7 +29,7 @@ from reverie.nn.networks import (
 from reverie.nn.optimisers import Adam, Optimiser
 from reverie.options import Part
 from reverie.seeding import Randomness
-from reverie.solvers.outputs import cross_entropy
+from reverie.solvers.outputs import objective
 from reverie.types import Batch, Losses, State, StreamSpec
 
 Hidden = Annotated[
@@ -59,6 +59,7 @@ class Classifier(Part):
         head = Head(output_width(encoder, spec.input_shape), spec.outputs, rng.seed)
         module = EncoderAndHead(encoder, head)
         self.multiplications = multiplications(module, spec.input_shape)
+        self.objective = objective(spec)
         self.network = Network(module, self.optimiser, device)
 
     @property
@@ -86,11 +87,12 @@ class Classifier(Part):
 
     def loss(self, batch: Batch, scores: Tensor | None = None) -> Losses:
         scores = self.training_scores(batch.x) if scores is None else scores
-        return {"cross-entropy": cross_entropy(scores, batch)}
+        name, value = self.objective
+        return {name: value(scores, batch)}
 
     def step(self, batch: Batch, scores: Tensor | None = None, penalty: Tensor | None = None) -> Losses:
         losses = self.loss(batch, scores)
-        total = losses["cross-entropy"]
+        total = losses[self.objective[0]]
         if penalty is not None:
             losses["penalty"] = penalty
             total = total + penalty
@@ -103,7 +105,7 @@ class Classifier(Part):
     def frozen(self) -> Classifier:
         twin = self.clone()
         twin.device = self.device
-        twin.multiplications = self.multiplications
+        twin.multiplications, twin.objective = self.multiplications, self.objective
         twin.network = self.network.frozen()
         return twin
 

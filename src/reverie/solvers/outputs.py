@@ -6,6 +6,8 @@ normalised within each group. One group is a single head, one group a task is a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -14,6 +16,14 @@ from torch import Tensor
 from reverie.types import Batch, StreamSpec
 
 ActiveClasses = Literal["all", "all-so-far", "current"]
+Objective = Callable[[Tensor, Batch], Tensor]
+
+
+def objective(spec: StreamSpec) -> tuple[str, Objective]:
+    """Name and function of the loss of scores (B, outputs) on a batch: minus the log-likelihood of its y, summed by the weights."""
+    if spec.kind == "classification":
+        return "cross-entropy", cross_entropy
+    return "nll", partial(gaussian_nll, noise_std=spec.noise_std or 1.0)
 
 
 def softmax_groups(spec: StreamSpec, task: int, active: ActiveClasses) -> Tensor | None:
@@ -21,13 +31,13 @@ def softmax_groups(spec: StreamSpec, task: int, active: ActiveClasses) -> Tensor
 
     Task-incremental: a group for each head so far. Domain-incremental: one group. Class-incremental, by ``active``:
     "all" units from the start, "all-so-far" those of classes seen, "current" a group a task ("labels trick",
-    Zeno et al. 2018), so that classes of different tasks do not compete in training.
+    Zeno et al. 2018), so that classes of different tasks do not compete in training; in joint training the tasks are those that were merged.
     """
     if spec.scenario == "domain" or (spec.scenario == "class" and active == "all"):
         return None
     groups = torch.full((spec.outputs,), -1)
     merged = len(spec.heads) > spec.tasks  # joint training: every head is taught at once
-    parts = spec.heads if spec.scenario == "task" else spec.task_classes
+    parts = spec.heads if spec.scenario == "task" or merged else spec.task_classes
     for head, classes in enumerate(parts):
         if head > task and not merged:
             break
@@ -66,3 +76,15 @@ def cross_entropy(scores: Tensor, batch: Batch) -> Tensor:
     hard = batch.y.dtype == torch.int64
     nll = -(logs.gather(1, batch.y[:, None]).squeeze(1) if hard else (batch.y * logs).sum(dim=1))
     return (batch.weight * nll).sum()
+
+
+def gaussian_nll(scores: Tensor, batch: Batch, noise_std: float) -> Tensor:
+    """sum_i w_i * |y_i - f_i|^2 / (2 noise_std^2), for targets y (B, outputs): -log N(y; f, noise_std^2 I) but for its constant."""
+    if batch.y is None:
+        raise ValueError("regression needs targets")
+    return (batch.weight * squared_errors(scores, batch.y)).sum() / (2 * noise_std**2)
+
+
+def squared_errors(scores: Tensor, y: Tensor) -> Tensor:
+    """(..., B, outputs), (B, outputs) -> (..., B)."""
+    return (y - scores).square().sum(dim=-1)

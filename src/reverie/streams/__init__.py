@@ -1,6 +1,7 @@
 """Streams of tasks: data sets as arrays, scenarios, and the table of named streams."""
 
 from reverie.options import Table
+from reverie.streams.regression import Regression1D
 from reverie.streams.rows import DatasetRows, JoinedRows, TensorRows
 from reverie.streams.sources import Blobs, Folder, GaussianModes, Permuted, Rotated, Sequence, Split, StreamSource
 from reverie.streams.stream import ArrayStream
@@ -17,6 +18,7 @@ STREAMS = Table(
         "sequence": Sequence,
         "blobs": Blobs,
         "gaussian-modes": GaussianModes,
+        "regression-1d": Regression1D,
         "folder": Folder,
     },
     aliases={
@@ -46,6 +48,7 @@ __all__ = [
     "GaussianModes",
     "JoinedRows",
     "Permuted",
+    "Regression1D",
     "Rotated",
     "Sequence",
     "Split",

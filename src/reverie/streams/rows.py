@@ -21,7 +21,8 @@ def _weights(n: int, device: torch.device) -> Tensor:
 class TensorRows:
     """Rows over an array held in memory, or memory-mapped by NumPy.
 
-    x: (M, ...) uint8 (read as x / 255) or float32; index: (N,) the rows of x that are meant, in order; labels, tasks: (N,) int64.
+    x: (M, ...) uint8 (read as x / 255) or float32; index: (N,) the rows of x that are meant, in order; labels, tasks: (N,) int64;
+    targets: (N, outputs) float32, of regression, which batches then have for y.
     ``transform`` maps a float32 batch (B, ...) to another, row by row, at every take; with ``once`` it is instead applied to
     all rows when they are first moved to a device or read.
     """
@@ -34,13 +35,15 @@ class TensorRows:
         index: Tensor | None = None,
         transform: Callable[[Tensor], Tensor] | None = None,
         once: bool = False,
+        targets: Tensor | None = None,
     ) -> None:
         self._x, self._index = x, index
         self._labels = labels
         self._tasks = task if isinstance(task, Tensor) else torch.full((len(labels),), task)
         self._transform = transform
         self._once = once
-        self._resident_labels = labels
+        self._targets = targets
+        self._y = labels if targets is None else targets  # on the device
 
     def __len__(self) -> int:
         return len(self._labels)
@@ -51,24 +54,25 @@ class TensorRows:
 
     def take(self, indices: Tensor) -> Batch:
         self._prepare()
-        indices = indices.to(self._resident_labels.device)
+        indices = indices.to(self._y.device)
         where = indices if self._index is None else self._index[indices]
         x = _as_float(self._x.index_select(0, where.to(self._x.device)))
         if self._transform is not None:
             x = self._transform(x)
-        return Batch(x, self._resident_labels[indices], self._tasks[indices], _weights(len(indices), x.device))
+        return Batch(x, self._y[indices], self._tasks[indices], _weights(len(indices), x.device))
 
     def chunks(self, size: int) -> Iterator[Batch]:
         for start in range(0, len(self), size):
             yield self.take(torch.arange(start, min(start + size, len(self))))
 
     def to(self, device: torch.device) -> Rows:
-        if device == self._resident_labels.device:
+        if device == self._y.device:
             return self
         self._prepare()
         x = self._x if self._index is None else self._x.index_select(0, self._index)
-        moved = TensorRows(x.to(device), self._labels, self._tasks.to(device), None, self._transform)
-        moved._resident_labels = self._labels.to(device)
+        tasks = self._tasks.to(device)
+        moved = TensorRows(x.to(device), self._labels, tasks, None, self._transform, targets=self._targets)
+        moved._y = self._y.to(device)
         return moved
 
     def _prepare(self) -> None:
@@ -181,10 +185,37 @@ class JoinedRows:
         return JoinedRows([part.to(device) for part in self._parts])
 
 
+class ChosenRows:
+    """Some of the rows, in the order of ``index`` (N,)."""
+
+    def __init__(self, rows: Rows, index: Tensor) -> None:
+        self._rows, self._index = rows, index
+        self._labels = rows.labels[index.cpu()]
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @property
+    def labels(self) -> Tensor:
+        return self._labels
+
+    def take(self, indices: Tensor) -> Batch:
+        return self._rows.take(self._index[indices.to(self._index.device)])
+
+    def chunks(self, size: int) -> Iterator[Batch]:
+        for part in self._index.split(size):
+            yield self._rows.take(part)
+
+    def to(self, device: torch.device) -> Rows:
+        return ChosenRows(self._rows.to(device), self._index.to(device))
+
+
 def stored_bytes(rows: Rows) -> int:
-    """Bytes of a row, input, label and task, as a buffer would keep it; judged by the first rows."""
-    x = rows.take(torch.arange(min(len(rows), 256))).x
-    return x[0].numel() * (1 if as_bytes(x) is not None else 4) + 16
+    """Bytes of a row, input, label or targets, and task, as a buffer would keep it; judged by the first rows."""
+    first = rows.take(torch.arange(min(len(rows), 256)))
+    x, y = first.x, first.y
+    label = 8 if y is None or y.dim() == 1 else 4 * y.shape[1]
+    return x[0].numel() * (1 if as_bytes(x) is not None else 4) + label + 8
 
 
 def as_bytes(x: Tensor) -> Tensor | None:

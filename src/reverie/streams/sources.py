@@ -290,6 +290,12 @@ class Folder(Part):
         float, Field(gt=0, lt=1, description="share of rows held out where no test rows are given")
     ] = 0.2
     validation_fraction: ValidationFraction = 0.0
+    noise_std: Annotated[
+        float | None,
+        Field(
+            gt=0, description="deviation of the noise of numbers that are to be predicted (regression); None: labels"
+        ),
+    ] = None
 
     scenarios = ("class", "task", "domain")
 
@@ -301,6 +307,7 @@ class Folder(Part):
             test_fraction=self.test_fraction,
             validation_fraction=self.validation_fraction,
             seed=seed,
+            noise_std=self.noise_std,
         )
 
 

@@ -8,6 +8,7 @@ Nature Machine Intelligence 2022) and checks everything that would otherwise go 
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,11 +31,12 @@ Transform = Callable[[Tensor], Tensor]
 @dataclass(frozen=True)
 class Data:
     """Some rows of one data set. x: array or tensor (M, ...) uint8 or float, or a map-style data set; y: (M,) labels of any kind;
-    index: the rows that are meant (all by default)."""
+    index: the rows that are meant (all by default); targets: (M, outputs) float32, of regression, where all labels are 0."""
 
     x: Any
     y: np.ndarray
     index: np.ndarray | None = None
+    targets: np.ndarray | None = None
 
     @property
     def labels(self) -> np.ndarray:
@@ -115,11 +117,15 @@ class ArrayStream:
         seed: int = 0,
         recommended: Recommended | None = None,
         name: str = "arrays",
+        noise_std: float | None = None,
     ) -> ArrayStream:
         """A stream from arrays. tasks: for each task (x, y) or (x, y, x_test, y_test).
 
         x: (N, ...) uint8, or floats; y: (N,) integers from any range, or strings. Where no test arrays are given, a
         ``test_fraction`` of the rows, drawn by ``seed`` within each class, is held out for evaluation.
+
+        noise_std: makes it a stream of regression, in the domain-incremental scenario: y holds numbers, (N,) or (N, targets), and this is
+        the deviation of the noise that is in them.
 
         >>> import numpy as np
         >>> x, y = np.random.default_rng(0).random((20, 4), dtype=np.float32), np.repeat(["cat", "dog"], 10)
@@ -132,7 +138,9 @@ class ArrayStream:
         pieces, problems = [], Problems()
         for number, (piece_name, arrays) in enumerate(zip(_names(names, len(tasks)), tasks, strict=True)):
             try:
-                pieces.append(_piece_from_arrays(piece_name, arrays, test_fraction, seed + number))
+                pieces.append(
+                    _piece_from_arrays(piece_name, arrays, test_fraction, seed + number, noise_std is not None)
+                )
             except DataError as error:
                 problems.add(str(error))
         problems.raise_as(DataError, "these data cannot be made into a stream")
@@ -144,6 +152,7 @@ class ArrayStream:
             seed,
             recommended or recommend(pieces),
             checksums={piece.name: _checksum(piece) for piece in pieces},
+            noise_std=noise_std,
         )
 
     @staticmethod
@@ -155,9 +164,12 @@ class ArrayStream:
         Labels known to ``spec`` keep their class (class- and domain-incremental), new ones are appended. Only the last task can be
         asked for. Raises DataError with everything that is wrong.
         """
-        piece = _piece_from_arrays(name or f"task {spec.tasks + 1}", arrays, test_fraction, seed)
+        regression = spec.kind == "regression"
+        piece = _piece_from_arrays(name or f"task {spec.tasks + 1}", arrays, test_fraction, seed, regression)
         problems = Problems()
         value_range = _check_pieces([piece], spec.scenario, problems)
+        if regression:
+            _check_regression([piece], spec.scenario, spec.noise_std or 1.0, problems)
         if len(piece.train.labels) and _shape(piece) != spec.input_shape:
             problems.add(f"inputs of shape {_shape(piece)}: the model was trained on {spec.input_shape}")
         if spec.value_range is not None and value_range is not None:
@@ -168,7 +180,10 @@ class ArrayStream:
                     f"values in [{new_low:g}, {new_high:g}]: the model was trained on [{low:g}, {high:g}]; scale them alike"
                 )
             value_range = (min(low, new_low), max(high, new_high))
-        unknown = [label for label in piece.labels if label not in spec.classes]
+        width = _width(piece)
+        if regression and width != spec.outputs:
+            problems.add(f"targets of width {width}: the model answers with {spec.outputs}")
+        unknown = [] if regression else [label for label in piece.labels if label not in spec.classes]
         alike = [label for label in unknown if str(label) in map(str, spec.classes)]
         if alike:
             problems.add(
@@ -183,7 +198,7 @@ class ArrayStream:
         classes = (*spec.classes, *fresh)
         known = {label: index for index, label in enumerate(spec.classes)} if spec.scenario != "task" else {}
         known |= {label: len(spec.classes) + place for place, label in enumerate(fresh)}
-        outputs = tuple(known[label] for label in piece.labels)
+        outputs = tuple(range(spec.outputs)) if regression else tuple(known[label] for label in piece.labels)
         task = spec.tasks
         longer = replace(
             spec,
@@ -241,11 +256,12 @@ def assemble(
     *,
     shared_labels: bool = True,
     checksums: Mapping[str, str] | None = None,
+    noise_std: float | None = None,
 ) -> ArrayStream:
     """Checks the pieces and gives every label its output.
 
     shared_labels: in the class-incremental scenario, whether a label that comes back in a later piece is the same
-    class again. Raises DataError with every problem of every piece.
+    class again. noise_std: of regression, whose pieces have targets. Raises DataError with every problem of every piece.
     """
     problems = Problems()
     if not pieces:
@@ -258,8 +274,14 @@ def assemble(
         0 <= validation_fraction < 1, f"validation_fraction = {validation_fraction}: must be at least 0 and less than 1"
     )
     value_range = _check_pieces(pieces, scenario, problems)
+    if noise_std is not None:
+        _check_regression(pieces, scenario, noise_std, problems)
     problems.raise_as(DataError, "these data cannot be made into a stream")
     classes, outputs = _outputs(pieces, scenario, shared_labels)
+    if noise_std is not None:
+        width = _width(pieces[0])
+        classes = ("y",) if width == 1 else tuple(f"y{k + 1}" for k in range(width))
+        outputs = [list(range(width))] * len(pieces)
 
     trains: list[Rows] = []
     validations: list[Rows | None] = []
@@ -282,6 +304,8 @@ def assemble(
         heads=task_classes,
         value_range=value_range,
         recommended=recommended,
+        kind="classification" if noise_std is None else "regression",
+        noise_std=noise_std,
     )
     return ArrayStream(spec, tuple(trains), tuple(tests), tuple(validations), dict(checksums or {}))
 
@@ -341,15 +365,20 @@ def _outputs(
 
 
 def _rows(part: Data, piece: Piece, outputs: Sequence[int], task: int) -> Rows:
-    lookup = dict(zip(piece.labels, outputs, strict=True))
     labels = part.labels
-    distinct, inverse = np.unique(labels, return_inverse=True)
-    y = torch.tensor([lookup[_plain(label)] for label in distinct], dtype=torch.int64)[torch.from_numpy(inverse)]
+    y = torch.zeros(len(labels), dtype=torch.int64)
+    if part.targets is None:
+        lookup = dict(zip(piece.labels, outputs, strict=True))
+        distinct, inverse = np.unique(labels, return_inverse=True)
+        y = torch.tensor([lookup[_plain(label)] for label in distinct], dtype=torch.int64)[torch.from_numpy(inverse)]
     if not part.is_array:
         return DatasetRows(part.x, y, task, None if part.index is None else part.index.tolist())
     x = part.x if isinstance(part.x, Tensor) else _tensor(part.x)
     index = None if part.index is None else torch.from_numpy(np.asarray(part.index, dtype=np.int64))
-    return TensorRows(x, y, task, index, piece.transform, piece.once)
+    targets = None
+    if part.targets is not None:
+        targets = torch.from_numpy(part.targets if part.index is None else part.targets[part.index])
+    return TensorRows(x, y, task, index, piece.transform, piece.once, targets)
 
 
 def _tensor(array: np.ndarray) -> Tensor:
@@ -372,8 +401,9 @@ def _check_pieces(pieces: Sequence[Piece], scenario: Scenario, problems: Problem
                 problems.add(f"{where}: no rows; every task needs at least one")
                 continue
             if len(part.y) != len(part.x):
+                what = "label" if part.targets is None else "target row"
                 problems.add(
-                    f"{where}: {len(part.x)} inputs but {len(part.y)} labels; there must be one label for each input"
+                    f"{where}: {len(part.x)} inputs but {len(part.y)} {what}s; there must be one {what} for each input"
                 )
                 continue
             if part.is_array and id(part.x) not in checked:
@@ -395,7 +425,7 @@ def _check_pieces(pieces: Sequence[Piece], scenario: Scenario, problems: Problem
             problems.add(
                 f"task {piece.name!r}: test rows of classes {unknown} that its training rows never show; remove them or add training rows"
             )
-        if scenario == "task" and len(piece.labels) == 1:
+        if scenario == "task" and len(piece.labels) == 1 and piece.train.targets is None:
             problems.add(
                 f"task {piece.name!r}: a single class ({piece.labels[0]!r}) in the task-incremental scenario, where the task is given and nothing "
                 "is left to tell apart; use the class-incremental scenario or put at least two classes in a task"
@@ -407,6 +437,35 @@ def _check_pieces(pieces: Sequence[Piece], scenario: Scenario, problems: Problem
     if len(ranges) < len(checked) or not ranges or not all(piece.train.is_array for piece in pieces):
         return None
     return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+
+def _check_regression(pieces: Sequence[Piece], scenario: Scenario, noise_std: float, problems: Problems) -> None:
+    problems.check(
+        scenario == "domain",
+        f"scenario = {scenario!r}: regression has no classes to tell apart; use scenario = 'domain'",
+    )
+    problems.check(
+        0 < noise_std < math.inf,
+        f"noise_std = {noise_std}: must be more than 0, and finite; it is the deviation of the noise of the targets",
+    )
+    for piece in pieces:
+        for kind, part in (("train", piece.train), ("test", piece.test)):
+            where = f"task {piece.name!r}, {kind}"
+            assert part.targets is not None
+            bad = ~np.isfinite(part.targets).all(axis=1)
+            if bad.any():
+                problems.add(
+                    f"{where}: {int(bad.sum())} targets are NaN or infinite, the first is that of row {int(bad.argmax())}; remove or repair them"
+                )
+            if part.targets.shape[1] != _width(pieces[0]):
+                problems.add(
+                    f"{where}: targets of width {part.targets.shape[1]}, the first task has {_width(pieces[0])}"
+                )
+
+
+def _width(piece: Piece) -> int:
+    """Targets of a row."""
+    return 0 if piece.train.targets is None else int(piece.train.targets.shape[1])
 
 
 def _check_values(x: Any, where: str, problems: Problems) -> tuple[float, float] | None:
@@ -450,21 +509,29 @@ def stratified(labels: np.ndarray, fraction: float, seed: int, *purpose: object)
     return np.sort(np.concatenate(kept)), np.sort(np.concatenate(held))
 
 
-def _piece_from_arrays(name: str, arrays: Sequence[Any], test_fraction: float, seed: int) -> Piece:
+def _piece_from_arrays(
+    name: str, arrays: Sequence[Any], test_fraction: float, seed: int, regression: bool = False
+) -> Piece:
     if len(arrays) not in (2, 4):
         raise DataError(f"{name}: {len(arrays)} arrays; give (x, y) or (x, y, x_test, y_test)")
-    x, y = _as_array(arrays[0], name), _as_labels(arrays[1], name)
+
+    def data(x: Any, y: Any) -> Data:
+        if not regression:
+            return Data(_as_array(x, name), _as_labels(y, name))
+        targets = _as_targets(y, name)
+        return Data(_as_array(x, name), np.zeros(len(targets), dtype=np.int64), targets=targets)
+
+    whole = data(*arrays[:2])
     if len(arrays) == 4:
-        test = Data(_as_array(arrays[2], name), _as_labels(arrays[3], name))
-        return Piece(name, Data(x, y), test, _distinct(y))
+        return Piece(name, whole, data(*arrays[2:]), _distinct(whole.y))
     if not 0 < test_fraction < 1:
         raise DataError(
             f"test_fraction = {test_fraction}: must lie between 0 and 1, or give test arrays for every task"
         )
-    if len(x) != len(y) or len(y) == 0:
-        return Piece(name, Data(x, y), Data(x, y), _distinct(y))  # reported with the rest by assemble
-    kept, held = stratified(y, test_fraction, seed, "test")
-    return Piece(name, Data(x, y, kept), Data(x, y, held), _distinct(y))
+    if len(whole.x) != len(whole.y) or len(whole.y) == 0:
+        return Piece(name, whole, whole, _distinct(whole.y))  # reported with the rest by assemble
+    kept, held = stratified(whole.y, test_fraction, seed, "test")
+    return Piece(name, replace(whole, index=kept), replace(whole, index=held), _distinct(whole.y))
 
 
 def _checksum(piece: Piece) -> str:
@@ -474,6 +541,8 @@ def _checksum(piece: Piece) -> str:
         x = data.x.numpy() if isinstance(data.x, Tensor) else data.x
         digest.update(np.ascontiguousarray(x).data)
         digest.update("\x1f".join(map(str, data.labels.tolist())).encode())
+        if data.targets is not None:
+            digest.update(np.ascontiguousarray(data.targets).data)
     return digest.hexdigest()
 
 
@@ -525,8 +594,27 @@ def _as_labels(y: Any, name: str) -> np.ndarray:
     if labels.ndim != 1:
         raise DataError(f"{name}: labels of shape {labels.shape}; expected one label a row, shape (N,)")
     if labels.size and labels.dtype.kind not in "iuU":
-        raise DataError(f"{name}: labels of dtype {labels.dtype}; expected integers or strings")
+        raise DataError(
+            f"{name}: labels of dtype {labels.dtype}; expected integers or strings (numbers to be predicted are regression: give noise_std)"
+        )
     return labels
+
+
+def _as_targets(y: Any, name: str) -> np.ndarray:
+    """(N, outputs) float32."""
+    try:
+        targets = np.asarray(y.detach().cpu() if isinstance(y, Tensor) else y)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"{name}: targets are no array of numbers ({error}); expected (N,) or (N, targets)") from error
+    if targets.dtype.kind not in "biuf":
+        raise DataError(
+            f"{name}: targets of dtype {targets.dtype}; expected numbers, since noise_std makes it regression"
+        )
+    if targets.ndim not in (1, 2) or 0 in targets.shape[1:]:
+        raise DataError(f"{name}: targets of shape {targets.shape}; expected (N,) or (N, targets)")
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is reported
+        targets = targets.astype(np.float32)
+    return targets[:, None] if targets.ndim == 1 else targets
 
 
 def _dataset_labels(dataset: Any, name: str) -> np.ndarray:
