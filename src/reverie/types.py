@@ -16,6 +16,7 @@ Scenario = Literal["task", "domain", "class"]
 Kind = Literal["classification", "regression"]
 Level = Literal["input", "latent"]
 Stores = Literal["none", "latents", "raw"]
+Augment = Literal["none", "flip-crop"]
 Label: TypeAlias = str | int
 Losses: TypeAlias = dict[str, Tensor]
 State: TypeAlias = dict[str, Any]
@@ -103,7 +104,7 @@ class StreamSpec:
     ``value_range``: smallest and largest input value where that is known.
 
     kind: in a stream of regression ``classes`` are the names of the targets, every task has all of them, and a target is taken to be drawn
-    from N(f(x), noise_std^2).
+    from N(f(x), noise_std^2). augment: how the images of a batch change in phases that are ``augmented``; the rows themselves never do.
     """
 
     name: str
@@ -117,6 +118,7 @@ class StreamSpec:
     recommended: Recommended = field(default_factory=Recommended)
     kind: Kind = "classification"
     noise_std: float | None = None
+    augment: Augment = "none"
 
     @property
     def outputs(self) -> int:
@@ -179,13 +181,18 @@ class Stream(Protocol):
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training with one purpose; its length is in steps or in epochs, one of the two."""
+    """A stretch of training with one purpose; its length is in steps or in epochs, one of the two.
+
+    augmented: whether a network is trained on the stream's own images, so that each batch is changed as the stream says (``StreamSpec.augment``);
+    false where rows are latents, are added up, or show a generator what is to be generated.
+    """
 
     name: str
     batch_size: int
     steps: int | None = None
     epochs: int | None = None
     drop_last: bool = True
+    augmented: bool = False
 
     def length(self, rows: int) -> int:
         """Steps of this phase over that many rows."""

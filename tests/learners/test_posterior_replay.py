@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from reverie.checks import OptionsError
-from reverie.learners import PosteriorReplay
-from reverie.nn.hypernetworks import Chunked, Full
+from reverie.learners import EWC, VCL, PosteriorReplay, SeparatePosteriors, posteriors
+from reverie.nn.hypernetworks import Chunked, Full, Separate, Single, Structured
 from reverie.nn.optimisers import SGD, Adam
 from reverie.options import Part
-from reverie.posteriors import Dirac, MeanField, Radial
+from reverie.posteriors import Dirac, Implicit, MeanField, Radial
 from reverie.seeding import Position
-from reverie.solvers import MLP
+from reverie.solvers import MLP, ConvStack
 from reverie.storage import read_tree, write_tree
 from reverie.streams import ArrayStream
-from tests.learners.test_posteriors import CLASSES, PHASE, STEPS, at_step, rows_of
+from tests.learners.test_posteriors import CLASSES, PHASE, STEPS, at_step, inputs, of_mlp, rows_of
 from tests.tiny import Halt, bits, differing, halt_after, make_loop, recommending, tiny_stream, train
 
 BODY, ROW = 6 * 12 + 12, 12 + 1  # of the tiny network: parameters before its head, and of an output of it
@@ -376,3 +376,103 @@ def test_the_published_normalisation_of_squared_distances_is_refused() -> None:
     with pytest.raises(OptionsError, match="normalise = 'published': concerns the divergences between Gaussians"):
         PosteriorReplay(normalise="published")
     assert PosteriorReplay(normalise="published", divergence="wasserstein").normalise == "published"
+
+
+# ------------------------------------------------------------------------------- which task, by a mixture of all
+
+
+OWN_CHUNKS = Chunked(chunk_size=30, task_dim=4, chunk_dim=4, chunks_per_task=True)
+STRUCTURED = Structured(task_dim=4, chunk_dim=4)
+EMBEDDED = pytest.mark.parametrize("hypernetwork", [CHUNKED, OWN_CHUNKS, STRUCTURED, FULL])
+GRADIENT: dict[str, Any] = {"criterion": "entropy-gradient", "posterior": Dirac()}
+
+
+def entropies(learner: Any, x: Tensor, shares: Tensor) -> Tensor:
+    """(B,) nats, of the network that is made from embeddings mixed by hand, over the outputs of all tasks so far."""
+    twin = deepcopy(learner.model.hypernet)
+    outputs = sorted({c for task in range(len(shares)) for c in learner.outputs_of(task)})
+    with torch.no_grad():
+        for name, parameter in twin.of(0).items():
+            each = [learner.model.hypernet.of(task)[name] for task in range(len(shares))]
+            parameter.copy_(sum(share * e for share, e in zip(shares, each, strict=True)))
+        logs = torch.log_softmax(of_mlp(twin([0])[0, 0], x)[:, outputs], dim=1)
+        return -(logs.exp() * logs).sum(dim=1)
+
+
+@EMBEDDED
+@pytest.mark.parametrize("scenario", ["class", "domain"])
+def test_the_entropy_gradient_is_what_differences_find_for_each_input(hypernetwork: Any, scenario: Any) -> None:
+    stream = tiny_stream(scenario)
+    learner = at_step(PosteriorReplay(hypernetwork=hypernetwork, **GRADIENT), stream, 2 * STEPS + 3)
+    learner.model.hypernet.double()
+    x, shares, step = inputs(stream).double(), torch.full((3,), 1 / 3, dtype=torch.float64), 1e-5
+    found = learner.predict(x).task_scores["entropy-gradient"]
+    assert found.shape == (13, 3)
+    for task, one in enumerate(step * torch.eye(3, dtype=torch.float64)):
+        moved = (entropies(learner, x, shares + one) - entropies(learner, x, shares - one)) / (2 * step)
+        assert moved.abs().max() > 1e-4
+        torch.testing.assert_close(found[:, task], -moved, rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("at_once", [1, 5, 1000])
+def test_the_entropy_gradient_of_a_row_does_not_depend_on_the_others(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = tiny_stream()
+    learner = train(PosteriorReplay(hypernetwork=CHUNKED, **GRADIENT), stream).learner
+    x = inputs(stream)
+    whole = learner.predict(x)
+    assert differing(vars(whole), vars(learner.predict(x))) == []
+    monkeypatch.setattr(posteriors, "NETWORKS_AT_ONCE", at_once)
+    parts = learner.predict(x).task_scores["entropy-gradient"]
+    torch.testing.assert_close(parts, whole.task_scores["entropy-gradient"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("posterior", [Dirac(), MeanField(), Radial(), Implicit(latent_dim=2, hidden=(4,))])
+@pytest.mark.parametrize("hypernetwork", [OWN_CHUNKS, STRUCTURED, Chunked(task_dim=4, chunk_dim=4, init="hyperfan")])
+def test_the_entropy_gradient_is_asked_for_and_then_decides(posterior: Any, hypernetwork: Any) -> None:
+    stream = tiny_stream()
+    part = PosteriorReplay(
+        hypernetwork=hypernetwork, posterior=posterior, test_samples=1 if posterior.deterministic else 3
+    )
+    usual = train(part, stream)
+    asked = train(part.clone().set_params(criterion="entropy-gradient"), stream)
+    x = inputs(stream)
+    before, answer = usual.learner.predict(x), asked.learner.predict(x)
+    assert set(answer.task_scores) - set(before.task_scores) == {"entropy-gradient"}
+    assert bits(answer.by_task) == bits(before.by_task)
+    chosen = answer.task_scores["entropy-gradient"].argmax(dim=1)
+    for row, task in enumerate(chosen.tolist()):
+        mine = list(asked.learner.outputs_of(task))
+        assert bits(answer.scores[row, mine]) == bits(answer.by_task[row, task, mine])
+    for how in ("inferred_by_entropy-gradient", "task_found_by_entropy-gradient_in_batches"):
+        assert how in asked.result["matrices"]
+        assert how not in usual.result["matrices"]
+
+
+def test_the_entropy_gradient_goes_through_networks_of_other_kinds() -> None:
+    """Convolutions with batch norms, whose statistics are mixed too: one mixture of equal tasks is each of them."""
+    x = torch.rand(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(40) % 2
+    stream = ArrayStream.from_arrays([(x.numpy(), y.numpy()), (x.numpy(), 2 + y.numpy())])
+    solver = ConvStack(channels=(2, 2), hidden=(4,))
+    for posterior in (Dirac(), MeanField()):
+        part = PosteriorReplay(solver=solver, posterior=posterior, criterion="entropy-gradient", steps=3, batch_size=16)
+        learner = train(part.set_params(test_samples=1 if posterior.deterministic else 2), stream).learner
+        scores = learner.predict(x).task_scores["entropy-gradient"]
+        assert bool(scores.isfinite().all())
+        assert bool((scores[:, 0] != scores[:, 1]).all())
+
+
+@pytest.mark.parametrize("hypernetwork", [Separate(), Single()])
+def test_the_entropy_gradient_is_refused_where_there_are_no_embeddings(hypernetwork: Any) -> None:
+    refused = pytest.raises(
+        OptionsError, match="a table of numbers has none; use posterior-replay with hypernetwork = 'ch"
+    )
+    with refused:
+        PosteriorReplay(criterion="entropy-gradient", hypernetwork=hypernetwork)
+    for method in (SeparatePosteriors, VCL):
+        with refused:
+            method(criterion="entropy-gradient")
+    with pytest.raises(OptionsError, match="'entropy', 'confidence' or 'agreement'"):
+        EWC(mode="bayesian", criterion="entropy-gradient")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import cross_entropy, relu, softplus
 
-from reverie.checks import OptionsError
+from reverie.checks import OptionsError, TrainingError
 from reverie.device import CPU
 from reverie.learners import VCL, PosteriorReplay, SeparatePosteriors, posteriors
 from reverie.learners.posteriors import EVALUATION
@@ -449,3 +449,29 @@ def test_local_reparametrisation_of_convolutions_is_refused(local: bool) -> None
         return
     with pytest.raises(OptionsError, match="for chains of linear layers; use an MLP, or local = False"):
         learner.step(PHASE, batch)
+
+
+def test_a_variance_that_collapses_is_named_with_its_layer_and_task() -> None:
+    def collapse(learner: Any) -> None:
+        real, count = learner.step, 0
+
+        def step(phase: Phase, batch: Batch) -> Any:
+            nonlocal count
+            count += 1
+            if count == STEPS + 2:  # in the second task
+                first = learner.model.layout.entries[0]
+                with torch.no_grad():
+                    for theta in learner.model.hypernet.parameters():
+                        theta[..., 1, first.start : first.stop] = -1e30
+            return real(phase, batch)
+
+        learner.step = step
+
+    learner: Any = PosteriorReplay(
+        posterior=MeanField(), hypernetwork=Single(), divergence="forward-kl", steps=STEPS, batch_size=8
+    )
+    names = [name for name, _ in MLP().encoder((2,)).named_parameters(prefix="encoder")]
+    with pytest.raises(TrainingError) as caught:
+        train(learner, tiny_stream(), prepare=collapse)
+    assert "stopped being finite at step 1 of phase 'train', task 1" in str(caught.value)
+    assert f"of {names[0]} in the model of task" in str(caught.value)

@@ -12,7 +12,7 @@ from sklearn.metrics import confusion_matrix, roc_auc_score
 from torch import Tensor
 
 from reverie.metrics import auroc, expected_calibration_error, task_confusion
-from reverie.metrics.task_inference import CRITERIA, agreement, confidence, entropy, in_batches
+from reverie.metrics.task_inference import CRITERIA, agreement, confidence, entropy, entropy_gradient, in_batches
 
 sizes = st.tuples(st.integers(1, 4), st.integers(2, 5), st.integers(1, 5), st.integers(2, 6))
 
@@ -112,6 +112,39 @@ def test_a_head_of_one_class_is_always_sure_and_no_division_by_zero() -> None:
     one = torch.ones(2, 3, 4, 1)
     assert entropy(one).tolist() == [[0.0, 0.0]] * 4
     assert confidence(one).tolist() == [[1.0, 1.0]] * 4
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes, st.integers(0, 99))
+def test_the_entropy_gradient_is_how_the_entropy_moves_with_each_share(
+    shape: tuple[int, int, int, int], seed: int
+) -> None:
+    """Against differences, of scores that are linear in the shares, and of some that are not."""
+    T, V, B, C = shape
+    directions = torch.randn(T, V, B, C, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    shares, step = torch.full((T,), 1 / T, dtype=torch.float64), 1e-5
+
+    def mixed(alpha: Tensor) -> Tensor:
+        scores = torch.tensordot(alpha, directions, 1)
+        return 3 * scores + scores.square()
+
+    def nats(alpha: Tensor) -> Tensor:
+        return -entropy(torch.softmax(mixed(alpha), dim=-1)[None])[:, 0] * math.log(C)
+
+    found = entropy_gradient(mixed, shares)
+    assert found.dtype == torch.float64
+    assert found.shape == (B, T)
+    for task, one in enumerate(step * torch.eye(T, dtype=torch.float64)):
+        moved = (nats(shares + one) - nats(shares - one)) / (2 * step)
+        torch.testing.assert_close(found[:, task], -moved, rtol=1e-5, atol=1e-7)
+
+
+def test_the_entropy_gradient_of_a_sure_mixture_is_no_nan_and_in_float64() -> None:
+    """Other classes have probability 0 in float32, and one of them in float64 too."""
+    gaps = torch.tensor([0.0, -200.0, -2000.0])
+    (found,) = entropy_gradient(lambda alpha: (alpha.sum() * gaps)[None, None], torch.full((2,), 0.5))
+    expected = 200 * 200 * math.exp(-200)  # H = g exp(-g) to first order, g = 200 times the sum of the shares
+    assert found.tolist() == pytest.approx([expected] * 2, rel=1e-2, abs=0)
 
 
 @settings(max_examples=40, deadline=None)

@@ -20,6 +20,7 @@ from reverie.nn.hypernetworks import (
     LEAST,
     Chunked,
     ChunkedModule,
+    EmbeddingHypernet,
     Full,
     Hypernet,
     HypernetworkOptions,
@@ -148,6 +149,23 @@ def test_the_seed_decides_all_and_nothing_else_does(options: HypernetworkOptions
         assert torch.equal(mine, theirs) == (not mine.any()), (
             name
         )  # all that is drawn differs, what starts at 0 does not
+
+
+def test_a_mixture_of_one_task_is_that_task_and_of_more_what_lies_between(options: HypernetworkOptions) -> None:
+    hypernet = cast(EmbeddingHypernet, shaken(made(options, 3)))
+    every = hypernet([0, 1, 2])
+    for task, alone in enumerate(torch.eye(3)):
+        torch.testing.assert_close(hypernet.mixed(alone), every[task], rtol=1e-5, atol=1e-6)
+    shares = torch.tensor([0.5, 0.2, 0.3])
+    mixed = hypernet.mixed(shares)
+    assert mixed.shape == (2, NUMEL)
+    own = [dict(hypernet.of(task)) for task in range(3)]
+    with torch.no_grad():
+        for name, parameter in hypernet.of(0).items():
+            parameter.copy_(sum(share * each[name] for share, each in zip(shares, own, strict=True)))
+    torch.testing.assert_close(mixed, hypernet([0])[0], rtol=1e-5, atol=1e-6)
+    if not options.hidden:  # type: ignore[attr-defined]
+        torch.testing.assert_close(mixed, torch.tensordot(shares, every, 1), rtol=1e-5, atol=1e-6)
 
 
 def test_an_embedding_changes_its_own_task_and_no_other(options: HypernetworkOptions) -> None:

@@ -154,3 +154,12 @@ def test_parts_of_larger_matrices(own_product: list[tuple[int, ...]]) -> None:
     x, weight, scattered = inputs(7, 5), inputs(3, 9, seed=1)[:, 2:7], inputs(3, 4, seed=2)[:, 1]
     torch.testing.assert_close(linear(x, weight, scattered), functional.linear(x, weight, scattered), **CLOSE)
     assert len(own_product) == 1
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`")  # which torch itself uses at the first one
+def test_a_derivative_forwards_is_that_of_the_plain_operator(own_product: list[tuple[int, ...]]) -> None:
+    """Also where neither factor is the one that changes."""
+    x, weight, direction = inputs(4, 5), inputs(3, 5, seed=1), inputs(4, 3, seed=2)
+    found = torch.func.jvp(lambda share: linear(x, weight) * share, (torch.zeros(4, 3),), (direction,))
+    torch.testing.assert_close(found[1], functional.linear(x, weight) * direction, **CLOSE)
+    assert own_product == []

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -199,6 +200,22 @@ def test_a_real_run(tmp_path: Path) -> None:
     text = write_report([tmp_path / "run"], tmp_path / "report.html").read_text(encoding="utf-8")
     assert f"{100 * run.summary['average_accuracy']:.1f} %" in text
     Page(text)
+
+
+def test_every_figure_can_also_be_a_file(folders: list[Path], tmp_path: Path) -> None:
+    page = write_report(folders, tmp_path / "report.html", tmp_path / "new" / "pictures")
+    files = sorted((tmp_path / "new" / "pictures").iterdir())
+    shown = [tag for tag in Page(page.read_text(encoding="utf-8")).all("svg") if tag.get("role") == "img"]
+    assert len(files) == len(shown) > 5
+    assert "s1-forgetting.svg" in [file.name for file in files]
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        assert ElementTree.fromstring(text).tag == "{http://www.w3.org/2000/svg}svg"
+        assert "var(" not in text
+        assert "currentColor" not in text
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(StorageError, match="cannot make the folder"):
+        write_report(folders, tmp_path / "report.html", tmp_path / "taken" / "pictures")
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")

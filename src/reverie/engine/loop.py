@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,13 +13,14 @@ from typing import Any, Protocol
 
 import torch
 
-from reverie.checks import ReverieError, StorageError
+from reverie.checks import ReverieError, StorageError, TrainingError
 from reverie.device import Device
 from reverie.engine.evaluation import Evaluate, Evaluation, Evaluator
 from reverie.engine.record import LOSS_WINDOW, Record
 from reverie.options import differences
 from reverie.seeding import Position, Randomness
 from reverie.storage import has_tree, read_tree, write_tree
+from reverie.streams.augmentation import augmented
 from reverie.types import Batch, Learner, Phase, Rows, Stream, Task
 
 
@@ -130,10 +131,11 @@ class Loop:
                 self.record.write_result("interrupted", self.stream.spec, self.tests)
                 raise
             except ReverieError as error:
+                error = _explained(error, self.learner)
                 error.exit_code = 1
                 if not isinstance(error, StorageError):  # a disk that is full would refuse this too
                     self.record.write_result("failed", self.stream.spec, self.tests, str(error))
-                raise
+                raise error
             except Exception as error:  # a part of the user's own broke: the result says so too
                 message = f"{type(error).__name__}: {error}"
                 self.record.write_result("failed", self.stream.spec, self.tests, message)
@@ -152,6 +154,7 @@ class Loop:
                 self.rng.position = Position(number)
                 learner.begin_task(task)
             phases = learner.phases(task)
+            self._check_augmented(phases)
             for index in range(self.cursor.phase or 0, len(phases)):
                 start = self.cursor.step if index == self.cursor.phase else 0
                 self._train_phase(phases[index], task, number, index, start)
@@ -163,6 +166,16 @@ class Loop:
                 self._look(stream[len(stream) - 1], again=True)
             self.cursor = Cursor(number + 1)
             self.save()
+
+    def _check_augmented(self, phases: Sequence[Phase]) -> None:
+        """Warns where a task is learnt without the augmentation that its stream asks for."""
+        augment = self.stream.spec.augment
+        if augment != "none" and phases and not any(phase.augmented for phase in phases):
+            names = ", ".join(repr(phase.name) for phase in phases)
+            self.record.warn(
+                f"augment = {augment!r}: images stay as they are in {names}, where no network is trained on images alone, but latents, "
+                "statistics or a generator are made of them"
+            )
 
     def _train_phase(self, phase: Phase, task: Task | None, number: int, index: int, start: int) -> None:
         learner, rng, record = self.learner, self.rng, self.record
@@ -178,6 +191,7 @@ class Loop:
         for step, batch in () if stopped else batches(rows, phase, rng, number, index, start):
             rng.position = Position(number, index, step)
             rng.seed_torch()
+            batch = augmented(batch, self.stream.spec, phase, rng)
             record.add_step(learner.step(phase, batch), len(batch), flops)
             done = step + 1
             self.cursor = Cursor(number, index, done)
@@ -274,6 +288,12 @@ class Loop:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def _explained(error: ReverieError, learner: Any) -> ReverieError:
+    """With what the learner found out about it, if it did."""
+    found = getattr(learner, "trouble", "")
+    return TrainingError(f"{error}; {found}") if found and isinstance(error, TrainingError) else error
 
 
 def checkpoint_state(folder: Path, warn: Any = lambda message: None) -> dict[str, Any]:

@@ -458,6 +458,7 @@ def spec_to_dict(spec: StreamSpec) -> dict[str, Any]:
         "heads": [list(classes) for classes in spec.heads],
         "value_range": None if spec.value_range is None else list(spec.value_range),
         **({"kind": spec.kind, "noise_std": spec.noise_std} if spec.kind == "regression" else {}),
+        **({"augment": spec.augment} if spec.augment != "none" else {}),
     }
 
 
@@ -473,6 +474,7 @@ def spec_from_dict(values: Mapping[str, Any]) -> StreamSpec:
         value_range=None if values["value_range"] is None else tuple(values["value_range"]),
         kind=values.get("kind", "classification"),
         noise_std=values.get("noise_std"),
+        augment=values.get("augment", "none"),
     )
 
 

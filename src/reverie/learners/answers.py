@@ -19,20 +19,25 @@ EVALUATION = "weights of the evaluation"  # all tasks, and all runs, answer with
 
 
 def preferred(
-    models: Sequence[Tensor], heads: Sequence[Sequence[int]], outputs: int, criterion: CriterionName
+    models: Sequence[Tensor],
+    heads: Sequence[Sequence[int]],
+    outputs: int,
+    criterion: str,
+    more: Mapping[str, Tensor] | None = None,
 ) -> Prediction:
     """Of each row the answer of the model that ``criterion`` prefers, with those of all models (``by_task``) and how much each criterion
     prefers each (``task_scores``).
 
     models: for each task (V, B, C) probabilities over the outputs in ``heads`` at its place, float64, V samples of weights. Scores are
     logarithms of mean probabilities, (B, outputs). One sample cannot disagree: there is no agreement then, and the entropy stands in for it.
+    more: (B, T) of criteria that do not go by these probabilities.
     """
     by_task = torch.stack([log_mean(p, head, outputs) for p, head in zip(models, heads, strict=True)], dim=1)
     found = {
         name: torch.cat([score(p[None]) for p in models], dim=1)
         for name, score in CRITERIA.items()
         if name != "agreement" or len(models[0]) > 1
-    }
+    } | dict(more or {})
     chosen = found.get(criterion, found["entropy"]).argmax(dim=1)
     scores = by_task[torch.arange(len(by_task), device=by_task.device), chosen]
     # Classes of other tasks are known, and out of the question.

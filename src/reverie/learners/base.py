@@ -56,6 +56,7 @@ class SolverLearner(Part):
     ] = "all"
 
     on_merged_stream = False
+    trouble = ""  # what a learner found out when a loss stopped being finite
     kinds: ClassVar[Sequence[Kind]] = ("classification",)  # of streams that it can learn
 
     def recommended(self, values: Mapping[str, Any], option: str | None = None) -> Mapping[str, Any]:
@@ -94,7 +95,7 @@ class SolverLearner(Part):
 
     def phase(self, name: str) -> Phase:
         steps = None if self.epochs is not None else self.steps or 1000
-        return Phase(name, self.batch_size or 128, steps, self.epochs, self.drop_last)
+        return Phase(name, self.batch_size or 128, steps, self.epochs, self.drop_last, augmented=True)
 
     def rows(self, phase: Phase, task: Task | None) -> Rows:
         assert task is not None

@@ -80,7 +80,7 @@ class Coreset(Part):
         """train: that of a task."""
         if self.steps is None:
             return replace(train, name=CORESET)
-        return Phase(CORESET, train.batch_size, self.steps)
+        return Phase(CORESET, train.batch_size, self.steps, augmented=train.augmented)
 
     def rows(self, device: torch.device) -> Rows:
         """Of all tasks."""

@@ -192,11 +192,12 @@ class FrozenBackbone(Part):
     def phases(self, task: Task | None) -> tuple[Phase, ...]:
         inner: tuple[Phase, ...] = self.inner.phases(None if task is None else self._latent(task))
         first = task is not None and task.index == 0 and self.frozen == "after-first-task"
+        inner = tuple(replace(phase, augmented=False) for phase in inner)  # each row passes through the backbone once
         return (self.phase(BACKBONE), *inner) if first else inner
 
     def phase(self, name: str) -> Phase:
         steps = None if self.epochs is not None else self.steps or 1000
-        return Phase(name, self.batch_size or 128, steps, self.epochs)
+        return Phase(name, self.batch_size or 128, steps, self.epochs, augmented=True)
 
     def rows(self, phase: Phase, task: Task | None) -> Rows:
         if phase.name == BACKBONE:

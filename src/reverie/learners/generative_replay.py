@@ -27,6 +27,7 @@ from reverie.replay.labels import past_groups, seen_outputs, targets
 from reverie.replay.mixing import Importance, ReplaySize, check_replay_rows
 from reverie.replay.selection import SCORED, Selection
 from reverie.seeding import Randomness
+from reverie.streams.augmentation import augmented
 from reverie.types import Batch, Generator, Losses, Memory, Phase, Probe, State, StreamSpec, Task
 
 ALIGN = "align"
@@ -188,7 +189,8 @@ class GenerativeReplay(SolverLearner):
             return ()
         if self.model.own_phase:
             return (self.model.phase("generator"), self.phase("solver"))  # type: ignore[attr-defined]
-        train = self.phase("train")
+        # A generator that learns from the same rows is to generate them as they are.
+        train = replace(self.phase("train"), augmented=self.model.trains_by == "fit")
         return (train, Phase(ALIGN, train.batch_size, self.align_steps)) if self.align_steps else (train,)
 
     def step(self, phase: Phase, batch: Batch) -> Losses:
@@ -198,6 +200,7 @@ class GenerativeReplay(SolverLearner):
         past = None
         if self.scholar is not None and r < 1:
             past = self._replay(self.scholar, phase, batch)
+            past = augmented(past, self.spec, phase, self.rng, "augmentation of replay")
         losses: Losses = {}
         if phase.name != "generator":
             both = batch if past is None else mix(batch, self._scaled(past), r, self.spec.outputs)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -16,9 +17,10 @@ from reverie.device import Device
 from reverie.learners.answers import EVALUATION, NETWORKS_AT_ONCE, CriterionName, in_parts, log_mean, preferred
 from reverie.learners.base import SolverLearner, masked, prefixed
 from reverie.learners.coresets import CORESET, Coreset
-from reverie.nn.hypernetworks import Hypernet, HypernetworkOptions
+from reverie.metrics.task_inference import entropy_gradient
+from reverie.nn.hypernetworks import EmbeddingHypernet, Hypernet, HypernetworkOptions, Separate, Single
 from reverie.nn.networks import Network, training_flops
-from reverie.nn.parameters import Ensemble, ParameterSpec, Statistics, running
+from reverie.nn.parameters import Ensemble, ParameterSpec, Statistics, average, running
 from reverie.posteriors import MeanField
 from reverie.posteriors.divergences import gaussian_kl
 from reverie.probes.compression import Compression
@@ -74,8 +76,11 @@ class PosteriorLearner(SolverLearner):
         int, Field(gt=0, description="weight samples that answer (one, where the posterior is a point)")
     ] = 10
     criterion: Annotated[
-        CriterionName,
-        Field(description="how the task is inferred where it is not given (in regression always by agreement)"),
+        CriterionName | Literal["entropy-gradient"],
+        Field(
+            description="how the task is inferred where it is not given (in regression always by agreement); entropy-gradient, with a "
+            "hypernetwork that has embeddings alone, is measured only where it is asked for"
+        ),
     ] = "entropy"
 
     measure_drift: Annotated[
@@ -98,6 +103,11 @@ class PosteriorLearner(SolverLearner):
             not (self.criterion == "agreement" and (point or self.test_samples < 2)),
             "criterion = 'agreement': compares several weight samples, and there is one alone; set test_samples = 10 and a posterior that is "
             "not a point, or use criterion = 'entropy'",
+        )
+        problems.check(
+            self.criterion != "entropy-gradient" or not isinstance(self.meta(), Separate | Single),
+            "criterion = 'entropy-gradient': mixes the embeddings of all tasks, and a table of numbers has none; use posterior-replay with "
+            "hypernetwork = 'chunked', 'structured' or 'full', or criterion = 'entropy'",
         )
         problems.check(
             not (point and self.samples > 1),
@@ -201,9 +211,31 @@ class PosteriorLearner(SolverLearner):
         if old:
             losses["regulariser"] = self.regulariser(made[1:], old)
             total = total + losses["regulariser"]
+        if total.device.type == "cpu" and not math.isfinite(total.item()):  # elsewhere each look would stop the device
+            self.trouble = self.trouble or self._looked_into(made.detach(), [self.task, *old])
         self.model.network.update(total, self.clip)
         self.model.statistics[self.task] = running(self.model.statistics[self.task], seen)
         return prefixed("solver", {name: value.detach() for name, value in losses.items()})
+
+    def _looked_into(self, made: Tensor, tasks: Sequence[int]) -> str:
+        """In which tensor of which model the trouble lies, of posteriors (K, parts, numel) that gave a loss that is not finite."""
+        layout = self.model.layout
+        for task, theta in zip(tasks, made, strict=True):
+            for part, values in zip(self.posterior.names, theta, strict=True):
+                named = layout.unflatten(values) if values.numel() == layout.numel else {part: values}
+                for name, value in named.items():
+                    if not bool(value.isfinite().all()):
+                        return f"the {part} of {name} in the model of task {task} is not finite"
+        smallest = []
+        for task, theta in zip(tasks, made, strict=True):
+            moments = self.posterior.moments(theta)
+            if moments is not None:
+                named = layout.unflatten(moments[1])
+                smallest += [(float(value.min()), name, task) for name, value in named.items()]
+        if not smallest:
+            return ""
+        log_std, name, task = min(smallest)
+        return f"the smallest deviation is {math.exp(log_std):.2g}, of {name} in the model of task {task}"
 
     def _tune(self, batch: Batch) -> Losses:
         """One update of all models on rows of all coresets."""
@@ -272,7 +304,8 @@ class PosteriorLearner(SolverLearner):
             return masked(logs, self.spec, self.task, task)
         heads = [self.outputs_of(t) for t in range(self.task + 1)]
         models = [self._probabilities(x, t, head) for t, head in enumerate(heads)]
-        return preferred(models, heads, self.spec.outputs, self.criterion)
+        more = {"entropy-gradient": self._entropy_gradient(x)} if self.criterion == "entropy-gradient" else None
+        return preferred(models, heads, self.spec.outputs, self.criterion, more)
 
     def _regressed(self, x: Tensor, task: int | None) -> Prediction:
         """As ``_predicted``, in regression."""
@@ -297,15 +330,33 @@ class PosteriorLearner(SolverLearner):
 
     def _answered(self, x: Tensor, task: int, outputs: Sequence[int]) -> Tensor:
         """(V, B, len(outputs)) scores of the model of a task, float64."""
+        thetas, noise = self._drawn()
+        return self._scores(x, thetas[task], noise, self.model.statistics[task])[..., list(outputs)].double()
+
+    def _entropy_gradient(self, x: Tensor) -> Tensor:
+        """(B, T) how much surer of these rows the equal mixture of all tasks becomes by more of each, over the outputs of all."""
+        thetas, noise = self._drawn()
+        outputs = list(dict.fromkeys(c for task in range(len(thetas)) for c in self.outputs_of(task)))
+        hypernet, statistics = cast(EmbeddingHypernet, self.model.hypernet), average(self.model.statistics)
+
+        def mixed(shares: Tensor) -> Tensor:
+            return self._scores(x, hypernet.mixed(shares), noise, statistics)[..., outputs]
+
+        return entropy_gradient(mixed, thetas.new_full((len(thetas),), 1 / len(thetas)))
+
+    def _drawn(self) -> tuple[Tensor, Tensor]:
+        """Posteriors (T, parts, numel) of all tasks, and the noise that answers, made anew only where the weights have changed."""
         if self._answers is None:
             fresh = generator(EVALUATION, device=self.device.torch_device)
             noise = self.posterior.noise(self._test_samples, self.model.layout, fresh)
             self._answers = self.model.hypernet(range(self.task + 1)), noise
-        thetas, noise = self._answers
-        weights = self.posterior.sample(thetas[task], self.model.layout, noise)
+        return self._answers
+
+    def _scores(self, x: Tensor, theta: Tensor, noise: Tensor, statistics: Statistics) -> Tensor:
+        """(V, B, outputs) of the networks drawn from one posterior (parts, numel)."""
+        weights = self.posterior.sample(theta, self.model.layout, noise)
         with self.device.autocast():
-            scores = self.model.ensemble(weights, x, self.model.statistics[task])
-        return scores[..., list(outputs)].double()
+            return self.model.ensemble(weights, x, statistics)
 
     def outputs_of(self, task: int) -> Sequence[int]:
         """Those that the model of a task has."""

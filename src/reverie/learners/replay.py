@@ -18,6 +18,7 @@ from reverie.replay import Buffer, importance, mix, replay_rows
 from reverie.replay.labels import past_groups, seen_outputs, targets
 from reverie.replay.mixing import Importance, ReplaySize, check_replay_rows
 from reverie.seeding import Randomness
+from reverie.streams.augmentation import augmented
 from reverie.types import Batch, Losses, Memory, Phase, Probe, Solver, State, StreamSpec, Task
 
 
@@ -76,6 +77,7 @@ class Replay(SolverLearner):
         if r == 1:
             return super().step(phase, batch)
         past = self.buffer.sample(replay_rows(self.replay_size, phase.batch_size, self.task))
+        past = augmented(past, self.spec, phase, self.rng, "augmentation of replay")
         labelled = past if self.stored_labels else replace(past, weight=torch.zeros_like(past.weight))
         both = replace(mix(batch, labelled, r, self.spec.outputs), groups=self.groups)
         if self.past is None:

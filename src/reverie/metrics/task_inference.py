@@ -8,10 +8,12 @@ what follows them measures, with its help, how good such answers are.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
+from torch.func import jvp
 
 Criterion = Callable[[Tensor], Tensor]
 
@@ -40,6 +42,28 @@ def agreement(probabilities: Tensor) -> Tensor:
 
 
 CRITERIA: Mapping[str, Criterion] = {"entropy": entropy, "confidence": confidence, "agreement": agreement}
+
+
+def entropy_gradient(mixed: Callable[[Tensor], Tensor], shares: Tensor) -> Tensor:
+    """-dH / d alpha_j (B, T), float64: how much surer the mixture of all tasks becomes as it has more of task j (one-shot inference of
+    Wortsman et al. 2020, "Supermasks in superposition", arXiv 2006.14769). H: entropy of the mean prediction, in nats.
+
+    mixed: shares alpha (T,) of the tasks -> (V, B, C) scores of the networks of that mixture, differentiable forwards, over the classes of
+    all tasks. shares: where the derivatives are taken. Unlike the criteria it looks at no answer of any one task.
+    """
+
+    def entropies(alpha: Tensor) -> Tensor:
+        logs = torch.log_softmax(mixed(alpha).double(), dim=-1)
+        mean = logs.logsumexp(dim=0) - math.log(len(logs))
+        return -(mean.exp() * mean).sum(dim=1)  # of logarithms: the derivative of p log p is infinite at 0
+
+    directions = torch.eye(len(shares)).to(shares)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="`torch.jit.script`"
+        )  # which torch itself uses at the first derivative
+        # Forwards: each direction gives a derivative for every input.
+        return torch.stack([-jvp(entropies, (shares,), (one,))[1] for one in directions], dim=1)
 
 
 def in_batches(scores: Tensor, size: int) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Annotated, Literal, Protocol, cast, runtime_checkable
@@ -65,10 +65,6 @@ class Hypernet(nn.Module):
         embedding = self.normal(self.std, self.dim, "task embedding", self.tasks)
         self.own.append(nn.ParameterDict({"embedding": nn.Parameter(embedding)}))
 
-    def embedding(self, tasks: Sequence[int]) -> Tensor:
-        """(K, dim)."""
-        return torch.stack([self.of(task)["embedding"] for task in tasks])
-
     def of(self, task: int) -> nn.ParameterDict:
         """The parameters that belong to a task alone."""
         return cast(nn.ParameterDict, self.own[task])
@@ -111,7 +107,28 @@ class Hypernet(nn.Module):
         )
 
 
-class FullModule(Hypernet):
+class EmbeddingHypernet(Hypernet):
+    """One whose tasks differ by embeddings alone, so that it can be asked for what lies between tasks."""
+
+    def forward(self, tasks: Sequence[int]) -> Tensor:
+        return self.made(self._belonging(tasks))
+
+    def mixed(self, shares: Tensor) -> Tensor:
+        """(parts, numel) made from the sum of what belongs to each of T tasks times its share (T,): of their embeddings, and of those of chunks
+        where each task has its own."""
+        each = self._belonging(range(len(shares)))
+        return self.made({name: torch.tensordot(shares, values, 1)[None] for name, values in each.items()})[0]
+
+    def _belonging(self, tasks: Sequence[int]) -> dict[str, Tensor]:
+        """(K, ...) the parameters that belong to a task alone, by name."""
+        return {name: torch.stack([self.of(task)[name] for task in tasks]) for name in self.of(0)}
+
+    @abstractmethod
+    def made(self, own: Mapping[str, Tensor]) -> Tensor:
+        """(K, parts, numel) of K tasks to which ``own`` belongs: embedding (K, dim); chunks (K, parts, count, dim), where they have their own."""
+
+
+class FullModule(EmbeddingHypernet):
     """One network from an embedding to all parameters."""
 
     def __init__(self, options: Full, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int) -> None:
@@ -162,9 +179,8 @@ class FullModule(Hypernet):
         bias = math.sqrt(variance) * torch.randn(n, generator=rng)
         return torch.zeros(n, self.inputs), bias
 
-    def forward(self, tasks: Sequence[int]) -> Tensor:
-        h = self.embedding(tasks)
-        h = run_hidden(self.hidden, self.options.activation, h)
+    def made(self, own: Mapping[str, Tensor]) -> Tensor:
+        h = run_hidden(self.hidden, self.options.activation, own["embedding"])
         return linear(h, self.weight.flatten(0, 1), self.bias.flatten()).unflatten(1, (len(self.variances), -1))
 
     def multiplications(self, tasks: int) -> int:
@@ -176,7 +192,7 @@ class FullModule(Hypernet):
         return len(self.variances) * self.numel
 
 
-class PiecewiseModule(Hypernet):
+class PiecewiseModule(EmbeddingHypernet):
     """What is made piece by piece, each from the embeddings of the task and of its own; each part of theta has pieces of its own."""
 
     common: nn.Parameter | None
@@ -293,10 +309,8 @@ class PiecewiseModule(Hypernet):
             for task in range(self.tasks):
                 self.of(task)["chunks"] = longer(self.of(task)["chunks"], task)
 
-    def forward(self, tasks: Sequence[int]) -> Tensor:
-        e = self.embedding(tasks)
-        c = self.common[None] if self.common is not None else torch.stack([self.of(task)["chunks"] for task in tasks])
-        made = self.assembled(e, c)
+    def made(self, own: Mapping[str, Tensor]) -> Tensor:
+        made = self.assembled(own["embedding"], own["chunks"] if self.common is None else self.common[None])
         if self.scales is not None:
             made[:, 0].index_add_(1, self.scales, made.new_ones(len(made), len(self.scales)))
         return made

@@ -2,7 +2,7 @@
 
 PyTorch sends float32 products to its BLAS, which on many processors uses half of the vector width that oneDNN uses
 (``benchmarks/step.py`` prints both). The results agree to float32 rounding; elsewhere (other devices, other
-types, autocast, vmap) the ordinary operators are used.
+types, autocast, transforms such as vmap) the ordinary operators are used.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _eligible(tensor: Tensor) -> bool:
         and tensor.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and not torch._C._are_functorch_transforms_active()
     )
 
 

@@ -299,6 +299,15 @@ def running(old: Statistics, new: Statistics, momentum: float = 0.1) -> Statisti
     }
 
 
+def average(each: Sequence[Statistics]) -> Statistics:
+    """The plain mean of several networks' statistics."""
+
+    def mean(name: str, which: int) -> Tensor:
+        return torch.stack([found[name][which] for found in each]).mean(dim=0)
+
+    return {name: (mean(name, 0), mean(name, 1)) for name in each[0]}
+
+
 Link = tuple[str, nn.Module]
 
 

@@ -96,6 +96,11 @@ class Picture:
     alt: str
     caption: str = ""
 
+    def standalone(self) -> str:
+        """As a file of its own: in colours for paper, which no page around it sets."""
+        svg = re.sub(r"var\(--[\w-]+, (#[0-9a-f]{6})\)", r"\1", self.svg)
+        return svg.replace("currentColor", INK) + "\n"
+
 
 # ------------------------------------------------------------------------------------------ accuracy or error
 

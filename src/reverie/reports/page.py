@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+from reverie.checks import StorageError
 from reverie.reports import figures, latents, posterior_figures, posteriors, tables, words
 from reverie.reports.figures import Picture
 from reverie.reports.records import RunRecord, find_runs, read_run
@@ -147,22 +148,42 @@ COSTS: tuple[tuple[str, str, Callable[[float | None], str]], ...] = (  # heading
 )
 
 
-def write_report(folders: Sequence[Path], out: Path) -> Path:
-    """Writes the page about all runs at or inside ``folders`` to ``out``, whole or not at all. Raises StorageError."""
+def write_report(folders: Sequence[Path], out: Path, pictures: Path | None = None) -> Path:
+    """Writes the page about all runs at or inside ``folders`` to ``out``, whole or not at all; with ``pictures`` also each of its figures as an
+    SVG file into that folder. Raises StorageError."""
     runs, waiting = find_runs(folders)
     records = [read_run(folder) for folder in runs]
     notes = [f"{folder}: started, but without a result yet; left out of this page" for folder in waiting]
-    write_text(out, render(records, notes))
+    settings = _settings(records)
+    write_text(out, render(records, notes, settings))
+    if pictures is not None:
+        try:
+            pictures.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot make the folder {pictures}: {error.strerror or error}") from error
+        for name, picture in _pictures(settings, ""):
+            write_text(pictures / f"{name}.svg", picture.standalone())
     return out
 
 
-def render(records: Sequence[RunRecord], notes: Sequence[str] = ()) -> str:
-    """The page as text. notes: what else the reader should be warned of."""
+def _pictures(value: Any, name: str) -> Iterator[tuple[str, Picture]]:
+    """Every figure in a value and what it is made of, named by where it is found: s1-progress-1."""
+    if isinstance(value, Picture):
+        yield name, value
+    elif is_dataclass(value):
+        inside = value.anchor if isinstance(value, Setting) else name
+        for each in fields(value):
+            yield from _pictures(getattr(value, each.name), f"{inside}-{each.name.replace('_', '-')}")
+    elif isinstance(value, list | tuple):
+        found = [each for each in value if not isinstance(each, str)]
+        for number, each in enumerate(found, 1):
+            yield from _pictures(each, f"{name}-{number}" if len(found) > 1 else name)
+
+
+def render(records: Sequence[RunRecord], notes: Sequence[str] = (), settings: Sequence[Setting] | None = None) -> str:
+    """The page as text. notes: what else the reader should be warned of; settings: what ``_settings`` made of these records."""
     groups = tables.group_runs(records)
-    settings = [
-        _setting(f"s{number}", key, members)
-        for number, (key, members) in enumerate(tables.by_setting(groups).items(), 1)
-    ]
+    settings = _settings(records) if settings is None else settings
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,  # everything but our own <svg>, which escapes the names in it
@@ -185,6 +206,11 @@ def render(records: Sequence[RunRecord], notes: Sequence[str] = ()) -> str:
 
 
 # ------------------------------------------------------------------------------------------ a setting
+
+
+def _settings(records: Sequence[RunRecord]) -> list[Setting]:
+    by_setting = tables.by_setting(tables.group_runs(records))
+    return [_setting(f"s{number}", key, members) for number, (key, members) in enumerate(by_setting.items(), 1)]
 
 
 def _setting(anchor: str, key: tuple[str, str, bool], groups: list[Group]) -> Setting:

@@ -16,6 +16,7 @@ from torch.nn import functional
 from reverie.checks import OptionsError, Problems
 from reverie.options import Part
 from reverie.seeding import generator
+from reverie.streams.augmentation import AugmentOption
 from reverie.streams.datasets import Dataset, load
 from reverie.streams.stream import ArrayStream, Data, Piece, assemble
 from reverie.types import Recommended, Scenario
@@ -69,6 +70,7 @@ class Split(Part):
         Order | tuple[int, ...], Field(description="by seed, natural, or the class indices in order")
     ] = "seed"
     validation_fraction: ValidationFraction = 0.0
+    augment: AugmentOption = "none"
 
     scenarios = ("class", "task", "domain")
 
@@ -83,6 +85,7 @@ class Split(Part):
             seed,
             protocol(self.dataset),
             checksums={data.name: data.checksum},
+            augment=self.augment,
         )
 
 
@@ -166,6 +169,7 @@ class Sequence(Part):
         int | None, Field(gt=0, description="height and width that all images are brought to; None: the first one's")
     ] = None
     validation_fraction: ValidationFraction = 0.0
+    augment: AugmentOption = "none"
 
     scenarios = ("class", "domain", "task")
 
@@ -191,6 +195,7 @@ class Sequence(Part):
             protocol(self.datasets[0]),
             shared_labels=self.shared_labels,
             checksums={data.name: data.checksum for data in loaded},
+            augment=self.augment,
         )
 
 
@@ -296,6 +301,7 @@ class Folder(Part):
             gt=0, description="deviation of the noise of numbers that are to be predicted (regression); None: labels"
         ),
     ] = None
+    augment: AugmentOption = "none"
 
     scenarios = ("class", "task", "domain")
 
@@ -308,6 +314,7 @@ class Folder(Part):
             validation_fraction=self.validation_fraction,
             seed=seed,
             noise_std=self.noise_std,
+            augment=self.augment,
         )
 
 

@@ -22,8 +22,9 @@ from torch import Tensor
 from reverie.checks import DataError, Problems, nearest
 from reverie.seeding import generator
 from reverie.streams import folders
+from reverie.streams.augmentation import PADDING
 from reverie.streams.rows import DatasetRows, JoinedRows, TensorRows, item_array
-from reverie.types import Label, Recommended, Rows, Scenario, StreamSpec, Task, TestSet
+from reverie.types import Augment, Label, Recommended, Rows, Scenario, StreamSpec, Task, TestSet
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -118,6 +119,7 @@ class ArrayStream:
         recommended: Recommended | None = None,
         name: str = "arrays",
         noise_std: float | None = None,
+        augment: Augment = "none",
     ) -> ArrayStream:
         """A stream from arrays. tasks: for each task (x, y) or (x, y, x_test, y_test).
 
@@ -125,7 +127,7 @@ class ArrayStream:
         ``test_fraction`` of the rows, drawn by ``seed`` within each class, is held out for evaluation.
 
         noise_std: makes it a stream of regression, in the domain-incremental scenario: y holds numbers, (N,) or (N, targets), and this is
-        the deviation of the noise that is in them.
+        the deviation of the noise that is in them. augment: "flip-crop" changes images each time they are trained on (``streams.augmentation``).
 
         >>> import numpy as np
         >>> x, y = np.random.default_rng(0).random((20, 4), dtype=np.float32), np.repeat(["cat", "dog"], 10)
@@ -153,6 +155,7 @@ class ArrayStream:
             recommended or recommend(pieces),
             checksums={piece.name: _checksum(piece) for piece in pieces},
             noise_std=noise_std,
+            augment=augment,
         )
 
     @staticmethod
@@ -223,6 +226,7 @@ class ArrayStream:
         seed: int = 0,
         recommended: Recommended | None = None,
         name: str = "datasets",
+        augment: Augment = "none",
     ) -> ArrayStream:
         """A stream from map-style data sets. tasks: for each task (train, test), whose items are (x, label).
 
@@ -233,7 +237,9 @@ class ArrayStream:
         for piece_name, (train, test) in zip(_names(names, len(tasks)), tasks, strict=True):
             parts = [Data(dataset, _dataset_labels(dataset, piece_name)) for dataset in (train, test)]
             pieces.append(Piece(piece_name, parts[0], parts[1], _distinct(parts[0].labels)))
-        return assemble(name, pieces, scenario, validation_fraction, seed, recommended or recommend(pieces))
+        return assemble(
+            name, pieces, scenario, validation_fraction, seed, recommended or recommend(pieces), augment=augment
+        )
 
     @staticmethod
     def from_folder(path: str | Path, scenario: Scenario = "class", *, tasks: int = 1, **options: Any) -> ArrayStream:
@@ -257,6 +263,7 @@ def assemble(
     shared_labels: bool = True,
     checksums: Mapping[str, str] | None = None,
     noise_std: float | None = None,
+    augment: Augment = "none",
 ) -> ArrayStream:
     """Checks the pieces and gives every label its output.
 
@@ -276,6 +283,8 @@ def assemble(
     value_range = _check_pieces(pieces, scenario, problems)
     if noise_std is not None:
         _check_regression(pieces, scenario, noise_std, problems)
+    if augment != "none":
+        _check_augment(augment, _shape(pieces[0]), problems)
     problems.raise_as(DataError, "these data cannot be made into a stream")
     classes, outputs = _outputs(pieces, scenario, shared_labels)
     if noise_std is not None:
@@ -306,6 +315,7 @@ def assemble(
         recommended=recommended,
         kind="classification" if noise_std is None else "regression",
         noise_std=noise_std,
+        augment=augment,
     )
     return ArrayStream(spec, tuple(trains), tuple(tests), tuple(validations), dict(checksums or {}))
 
@@ -461,6 +471,16 @@ def _check_regression(pieces: Sequence[Piece], scenario: Scenario, noise_std: fl
                 problems.add(
                     f"{where}: targets of width {part.targets.shape[1]}, the first task has {_width(pieces[0])}"
                 )
+
+
+def _check_augment(augment: Augment, shape: tuple[int, ...], problems: Problems) -> None:
+    known = get_args(Augment)
+    problems.check(augment in known, f"augment = {augment!r}: no such augmentation; {nearest(augment, known)}")
+    problems.check(
+        len(shape) == 3 and min(shape[1:]) > PADDING,
+        f"augment = {augment!r}: is for images, of shape (channels, height, width) and more than {PADDING} pixels a side, and inputs here have "
+        f"shape {shape}; leave it out",
+    )
 
 
 def _width(piece: Piece) -> int:
