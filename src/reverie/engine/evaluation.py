@@ -71,12 +71,15 @@ class Evaluator:
         """Of one test set, by matrix."""
         predict = learner.predict if prefix is None else prefix.predict
         values = self._correct if self.noise_std is None else self._errors
+        # What a learner can do beside answering, of which it has matrices too.
+        measure: Callable[[Tensor], Mapping[str, Tensor]] = getattr(learner, "measure", lambda x: {})
         total: defaultdict[str, Tensor | int] = defaultdict(int)
         with torch.no_grad():
             for chunk in self._rows(prefix, number).chunks(CHUNK):
                 chunk = chunk.to(self.device.torch_device)
                 assert chunk.y is not None
-                for name, each in values(predict, chunk.x, chunk.y, self.tests[number]).items():
+                found = values(predict, chunk.x, chunk.y, self.tests[number])
+                for name, each in {**found, **measure(chunk.x)}.items():
                     total[name] = total[name] + (each.double().sum() if each.is_floating_point() else each.sum())
         return {name: float(value) / len(self.tests[number].rows) for name, value in total.items()}
 

@@ -10,6 +10,7 @@ from reverie.generators.flow import NormalizingFlow
 from reverie.generators.gaussian import Gaussian
 from reverie.generators.gmm import GaussianMixture
 from reverie.generators.kde import KernelDensity
+from reverie.generators.lgaa import AdversarialAutoencoder
 from reverie.generators.oracle import Oracle
 from reverie.generators.principal import PrincipalComponents
 from reverie.generators.rectified_flow import RectifiedFlow
@@ -46,6 +47,7 @@ GENERATORS = Table(
         "autoencoder": RegularisedAutoencoder,
         "normalizing-flow": NormalizingFlow,
         "rectified-flow": RectifiedFlow,
+        "lgaa": AdversarialAutoencoder,
     },
     aliases={"conditional-vae": {"name": "vae", "conditional": True}},
     usual="vae",
@@ -56,6 +58,7 @@ __all__ = [
     "GENERATORS",
     "VAE",
     "WGANGP",
+    "AdversarialAutoencoder",
     "ClassMixture",
     "Densities",
     "Gaussian",

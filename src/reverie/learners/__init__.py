@@ -12,6 +12,7 @@ from reverie.learners.frozen_backbone import FrozenBackbone, GenerativeLatentRep
 from reverie.learners.generative_classifier import GenerativeClassifier
 from reverie.learners.generative_replay import GenerativeReplay
 from reverie.learners.learning_without_forgetting import LearningWithoutForgetting
+from reverie.learners.lgaa import LGAA
 from reverie.learners.naive import Cumulative, Joint, Naive
 from reverie.learners.nearest_class_mean import NearestClassMean
 from reverie.learners.posterior_replay import PosteriorReplay
@@ -41,6 +42,7 @@ LEARNERS = Table(
         "posterior-replay": PosteriorReplay,
         "separate-posteriors": SeparatePosteriors,
         "vcl": VCL,
+        "lgaa": LGAA,
         "nearest-class-mean": NearestClassMean,
         "streaming-lda": StreamingLDA,
         "ranpac": RanPAC,
@@ -69,6 +71,7 @@ def with_recommended(learner: Any, spec: StreamSpec) -> Any:
 __all__ = [
     "EWC",
     "LEARNERS",
+    "LGAA",
     "SI",
     "VCL",
     "Cumulative",

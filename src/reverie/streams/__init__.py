@@ -35,6 +35,7 @@ STREAMS = Table(
         "permuted-mnist": {"name": "permuted", "dataset": "mnist", "tasks": 10, "pad": 2},
         "rotated-digits": {"name": "rotated", "dataset": "digits", "tasks": 5},
         "rotated-mnist": {"name": "rotated", "dataset": "mnist", "tasks": 5},
+        "digits-inverted": {"name": "sequence", "datasets": ("digits", "digits-inverted")},
         "mnist-fashion": {"name": "sequence", "datasets": ("mnist", "fashion-mnist")},
     },
 )

@@ -89,6 +89,13 @@ def _digits(_: Contents) -> Parts:
     return Parts(x[~test], y[~test], x[test], y[test], DIGITS)
 
 
+def _digits_inverted(contents: Contents) -> Parts:
+    """The same digits mirrored left to right and with inverted ink: another domain of the same classes."""
+    digits = _digits(contents)
+    x_train, x_test = (np.ascontiguousarray(1 - x[..., ::-1]) for x in (digits.x_train, digits.x_test))
+    return digits._replace(x_train=x_train, x_test=x_test)
+
+
 def _idx(contents: Contents, classes: tuple[str, ...]) -> Parts:
     def images(part: str) -> np.ndarray:
         return parse_idx(contents[f"{part}-images-idx3-ubyte"], f"{part}-images-idx3-ubyte", 3)[:, None]
@@ -200,6 +207,7 @@ CIFAR100_META = File("meta", "7973b15100ade9c7d40fb424638fde48")
 
 DATASETS: dict[str, Source] = {
     "digits": Source(_digits, rows=(1442, 355)),
+    "digits-inverted": Source(_digits_inverted, rows=(1442, 355)),
     "mnist": Source(
         partial(_idx, classes=DIGITS),
         rows=(60000, 10000),

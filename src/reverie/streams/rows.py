@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -208,6 +209,31 @@ class ChosenRows:
 
     def to(self, device: torch.device) -> Rows:
         return ChosenRows(self._rows.to(device), self._index.to(device))
+
+
+class Relabelled:
+    """The same rows under other labels (N,) int64."""
+
+    def __init__(self, rows: Rows, labels: Tensor) -> None:
+        self._rows, self._labels = rows, labels
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    @property
+    def labels(self) -> Tensor:
+        return self._labels
+
+    def take(self, indices: Tensor) -> Batch:
+        batch = self._rows.take(indices)
+        return replace(batch, y=self._labels[indices.cpu()].to(batch.x.device))
+
+    def chunks(self, size: int) -> Iterator[Batch]:
+        for start in range(0, len(self), size):
+            yield self.take(torch.arange(start, min(start + size, len(self))))
+
+    def to(self, device: torch.device) -> Rows:
+        return Relabelled(self._rows.to(device), self._labels)
 
 
 def stored_bytes(rows: Rows) -> int:

@@ -1,0 +1,554 @@
+"""The lifelong generative adversarial autoencoder: one generator, and inference of all that it is told (Ye and Bors, "Lifelong generative
+adversarial autoencoder", IEEE TNNLS; its precursor ECCV 2020, arXiv 2007.10221)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, cast
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from reverie.checks import OptionsError, Problems
+from reverie.device import Device
+from reverie.generators.decoding import check_trained, check_unit_range
+from reverie.generators.lgaa_losses import (
+    PenaltyNorm,
+    code_cross_entropy,
+    gradient_penalty,
+    gumbel_softmax,
+    normal_kl,
+    squared_reconstruction,
+    uniform_kl,
+)
+from reverie.generators.lgaa_networks import (
+    Conditioning,
+    Critic,
+    GaussianEncoder,
+    ImageGenerator,
+    Inference,
+    Norm,
+    Size,
+    chosen_layout,
+    class_inference,
+    domain_inference,
+)
+from reverie.nn.networks import channels_last, forward_flops, multiplications, training_flops
+from reverie.nn.optimisers import Adam, Optimiser, load_optimiser, optimiser_state
+from reverie.options import Part
+from reverie.seeding import Randomness, derived_seed
+from reverie.types import Batch, Level, Losses, Phase, Rows, State, StreamSpec
+
+UNKNOWN = -1  # the label of a row whose class is not known
+
+
+def _adam(rate: float) -> Adam:
+    return Adam(learning_rate=rate, betas=(0.5, 0.9))
+
+
+@dataclass(frozen=True)
+class Codes:
+    """What is inferred of images: mean and std (B, latent) of the continuous code z, logits of the class (B, classes) and, from the mean of z,
+    of the domain (B, domains)."""
+
+    mean: Tensor
+    std: Tensor
+    class_logits: Tensor
+    domain_logits: Tensor
+
+    @property
+    def c(self) -> Tensor:
+        return torch.softmax(self.class_logits, dim=1)
+
+    @property
+    def a(self) -> Tensor:
+        return torch.softmax(self.domain_logits, dim=1)
+
+
+@dataclass(eq=False, repr=False)
+class AdversarialAutoencoder(Part):
+    """A generator G(z, c, a) of images from a continuous code, a class and a domain (the task in which rows were met), a critic D, and
+    three inference models: q(z|x) Gaussian, q(c|x), q(a|z). A step on rows x with class c and domain a has four updates, each of its own
+    networks alone:
+
+    wake, critic: D(G(z, c, a)) - D(x) + penalty_weight * gradient penalty, z from the prior; and, once in ``critic_steps`` steps, generator:
+    -D(G(z, c, a)) + mutual_information * [cross-entropy of c under q(c|G) and of a under q(a|mean of q(z|G))];
+    dream, G and q(z|x): reconstruction_weight * |G(z, c~, a~) - x|^2 + kl_weight * KL(q(z|x) || prior) + code_kl_weight * [KL(q(c|x) || uniform) +
+    KL(q(a|z) || uniform)], c~ and a~ drawn from q(c|x) and q(a|z) by Gumbel-softmax;
+    labels: cross-entropy of c under q(c|x), and of a under q(a|z).
+
+    "Wake" and "dream" are the authors' words, not those of the wake-sleep algorithm. Images are in [0, 1] outside, in [-1, 1] inside. Rows whose
+    label is -1 have no class: they are reconstructed, generated with the class that is inferred, and teach no label.
+    """
+
+    size: Annotated[
+        Size | None,
+        Field(
+            description="networks: tiny (any multiple of 4), small32, faithful32, faithful64, eccv28; None: tiny, from 64 x 64 on faithful64"
+        ),
+    ] = None
+    norm: Annotated[
+        Norm | None,
+        Field(
+            description="in generator, critic (never batch) and encoder: none, affine (batch norm that never sees statistics, as published), batch; "
+            "None: the size's"
+        ),
+    ] = None
+    conditioning: Annotated[
+        Conditioning,
+        Field(description="whether the critic sees class and domain (projection) or also tells them (auxiliary)"),
+    ] = "none"
+    generators: Annotated[
+        Literal["one", "two"],
+        Field(description="two: what reconstructs is another network than what is sampled (the precursor of 2020)"),
+    ] = "one"
+    prior: Annotated[
+        Literal["standard", "domain-shifted"],
+        Field(description="of z: N(0, 1), or N(k, 1) in domain k, so that domains lie apart"),
+    ] = "standard"
+    critic_steps: Annotated[int, Field(gt=0, description="critic updates for one generator update")] = 1
+    penalty_weight: Annotated[float, Field(ge=0, description="weight of the gradient penalty")] = 10.0
+    penalty_norm: Annotated[
+        PenaltyNorm, Field(description="norm of the gradient: of a whole row, or of columns, as in the published code")
+    ] = "row"
+    one_place: Annotated[
+        bool,
+        Field(description="the penalty looks at one place between real and generated for a whole batch, as published"),
+    ] = False
+    uniform_noise: Annotated[bool, Field(description="wake: z from U(-1, 1), as published, and not from the prior")] = (
+        False
+    )
+    mutual_information: Annotated[
+        float, Field(ge=0, description="weight of class and domain being found in what was generated with them")
+    ] = 1.0
+    reconstruction_weight: Annotated[float, Field(ge=0, description="weight of the reconstruction")] = 1.0
+    kl_weight: Annotated[float, Field(ge=0, description="weight of KL(q(z|x) || prior)")] = 1.0
+    code_kl_weight: Annotated[
+        float,
+        Field(ge=0, description="weight of the KLs of class and domain from uniform; 1 where nothing labels rows"),
+    ] = 0.0
+    temperature: Annotated[float, Field(gt=0, description="of the Gumbel-softmax")] = 0.5
+    shape_inference: Annotated[
+        bool, Field(description="dream: the inference of class and domain is updated too, as published")
+    ] = False
+    domain_shapes_encoder: Annotated[
+        bool, Field(description="dream: the encoder learns to tell domains, beside q(a|z)")
+    ] = True
+    critic_optimiser: Annotated[Optimiser, Field(description="of the critic")] = field(
+        default_factory=lambda: _adam(2e-4)
+    )
+    generator_optimiser: Annotated[Optimiser, Field(description="of the generator, wake")] = field(
+        default_factory=lambda: _adam(2e-4)
+    )
+    dream_optimiser: Annotated[Optimiser, Field(description="of generator and encoder, dream")] = field(
+        default_factory=lambda: _adam(5e-4)
+    )
+    label_optimiser: Annotated[Optimiser, Field(description="of the inference of class and domain")] = field(
+        default_factory=lambda: _adam(5e-4)
+    )
+    phase_steps: Annotated[
+        int, Field(gt=0, description="updates a task, where another learner trains it in a phase of its own")
+    ] = 2000
+    phase_batch_size: Annotated[int, Field(gt=0, description="new rows a step of that phase")] = 64
+
+    trains_by = "step"
+    own_phase = True
+    stores_real_samples = False
+    conditional = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.level: Level = "input"
+
+    def check(self, problems: Problems) -> None:
+        problems.check(
+            not (self.uniform_noise and self.prior == "domain-shifted"),
+            "uniform_noise = True: z is drawn around no domain; use prior = 'standard', or leave it out",
+        )
+
+    # ------------------------------------------------------------------ building and growing
+
+    def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
+        if spec.kind == "regression":
+            raise OptionsError("lgaa: needs classes, and this is regression")
+        check_unit_range(spec, "lgaa", "another generator")
+        self.spec, self.rng, self.device = spec, rng, device
+        self.chosen, self.layout = chosen_layout(self.size, spec.input_shape)
+        self.shape, self.outputs = spec.input_shape, spec.outputs
+        self.domains = len(spec.heads) if len(spec.heads) > spec.tasks else 1  # of joint training all at once
+        self.seen = 0  # domains that were learnt, or are being
+        norm, seed = self.norm or self.layout.norm, rng.seed
+        with rng.global_torch("lgaa weights"):
+            codes = self.outputs, self.domains
+            self.networks: dict[str, nn.Module] = {
+                "generator": ImageGenerator(self.layout, norm, self.shape, *codes, derived_seed(seed, "codes")),
+                "critic": Critic(
+                    self.layout, norm, self.shape, self.conditioning, *codes, derived_seed(seed, "critic")
+                ),
+                "encoder": GaussianEncoder(self.layout, norm, self.shape),
+                "classes": class_inference(self.layout, norm, self.shape, self.outputs, derived_seed(seed, "classes")),
+                "domains": domain_inference(self.layout, self.domains, derived_seed(seed, "domains")),
+            }
+            if self.generators == "two":
+                place = derived_seed(seed, "decoder codes")
+                self.networks["decoder"] = ImageGenerator(self.layout, norm, self.shape, *codes, place)
+        self._count()
+        for name, network in self.networks.items():
+            self.networks[name] = channels_last(network.to(device.torch_device)).eval()
+        self.updates = self._updates()
+        self.trained = False
+
+    def _updates(self) -> dict[str, Update]:
+        nets = self.networks
+        dream = [nets[self.decoder], nets["encoder"]]
+        if self.shape_inference:
+            dream += [nets["classes"], nets["domains"]]
+        return {
+            "critic": Update([nets["critic"]], self.critic_optimiser),
+            "generator": Update([nets["generator"]], self.generator_optimiser),
+            "dream": Update(dream, self.dream_optimiser),
+            "classes": Update([nets["classes"]], self.label_optimiser),
+            "domains": Update([nets["domains"]], self.label_optimiser),
+        }
+
+    @property
+    def decoder(self) -> str:
+        """The network that reconstructs."""
+        return "decoder" if self.generators == "two" else "generator"
+
+    def extend(self, spec: StreamSpec) -> None:
+        self.spec = spec
+
+    def begin_task(self) -> None:
+        """Codes for the classes and the domain of the task that begins."""
+        self.grow(self.spec.outputs, max(self.domains, self.rng.position.task + 1))
+        self.seen = max(self.seen, self.domains)
+        for update in self.updates.values():
+            update.begin_task()
+
+    def grow(self, classes: int, domains: int) -> None:
+        """Codes up to that many; what was made of the others stays as it was, to the bit."""
+        if (classes, domains) == (self.outputs, self.domains):
+            return
+        moments = {name: optimiser_state(update.optimiser) for name, update in self.updates.items()}
+        for name in ("generator", "decoder"):
+            if name in self.networks:
+                cast(ImageGenerator, self.networks[name]).codes.grow(classes, domains)
+        cast(Critic, self.networks["critic"]).grow(classes, domains)
+        for name, count in (("classes", classes), ("domains", domains)):
+            cast(Inference, self.networks[name]).head.grow(count)
+        self.outputs, self.domains = classes, domains
+        for network in self.networks.values():
+            network.to(self.device.torch_device)
+        self.updates = self._updates()
+        for name, update in self.updates.items():
+            load_optimiser(update.optimiser, moments[name])
+
+    # ------------------------------------------------------------------ training
+
+    def phase(self, name: str) -> Phase:
+        """Its own stretch of training, before a solver's."""
+        return Phase(name, self.phase_batch_size, steps=self.phase_steps)
+
+    def step(self, batch: Batch) -> Losses:
+        """All updates on rows in [0, 1]; y: class indices (B,), -1 where not known, or soft (B, outputs); task: the domain."""
+        x, weight = 2 * batch.x - 1, batch.weight
+        known, c = self._class_codes(batch)
+        a = nn.functional.one_hot(batch.task.clamp(max=self.domains - 1), self.domains).float()
+        losses = self._wake(x, c, a, batch.task, weight)
+        losses |= self._dream(x, a, batch.task, weight)
+        share = weight * known
+        if bool(known.any()) if known.device.type == "cpu" else True:
+            logits = self._ready("classes", train=True)(x)
+            classes = (share * code_cross_entropy(logits, c)).sum() / share.sum().clamp(min=1e-12)
+            losses["classes"] = self.updates["classes"](classes)
+        self.trained = True
+        return losses
+
+    def _class_codes(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """(B,) 1 where the class is known, and codes (B, classes): of others one drawn as the class inference believes."""
+        y = batch.y
+        if y is not None and y.is_floating_point():
+            return torch.ones_like(batch.weight), nn.functional.pad(y, (0, self.outputs - y.shape[1]))
+        y = torch.full_like(batch.task, UNKNOWN) if y is None else y
+        known = y >= 0
+        code = nn.functional.one_hot(y.clamp(min=0), self.outputs).float()
+        if y.device.type == "cpu" and bool(known.all()):
+            return known.float(), code
+        with torch.no_grad():
+            logits = self._ready("classes")(2 * batch.x - 1)
+            drawn = gumbel_softmax(logits, 1.0, self.rng("unknown classes"), hard=True)
+        return known.float(), torch.where(known[:, None], code, drawn)
+
+    def _wake(self, x: Tensor, c: Tensor, a: Tensor, domain: Tensor, weight: Tensor) -> Losses:
+        critic = cast(Critic, self._ready("critic"))
+        generate = self._ready("generator", train=True)
+        with torch.no_grad(), self.device.autocast():
+            fake = generate(self._noise(domain, "critic noise"), c, a).float()
+        both = (torch.cat([c, c]), torch.cat([a, a]))
+        with self.device.autocast():
+            scores = critic(torch.cat([x, fake]), *both).float()
+        real_score, fake_score = ((weight * part).sum() for part in scores.chunk(2))
+        penalty = gradient_penalty(  # in float32 whatever the precision: this gradient is differentiated once more
+            lambda between: critic(between, c, a),
+            *(x, fake, weight, self.rng("penalty interpolation"), self.penalty_norm, self.one_place),
+        )
+        total = fake_score - real_score + self.penalty_weight * penalty
+        if self.conditioning == "auxiliary":
+            total = total + self._told(critic, x, c, a, weight)
+        self.updates["critic"](total)
+        losses = {"critic": (fake_score - real_score).detach(), "penalty": penalty.detach()}
+        if self.rng.position.step % self.critic_steps == 0:
+            losses |= self._update_generator(critic, c, a, domain, weight)
+        return losses
+
+    def _update_generator(self, critic: Critic, c: Tensor, a: Tensor, domain: Tensor, weight: Tensor) -> Losses:
+        with self.device.autocast():
+            fake = self._ready("generator", train=True)(self._noise(domain, "generator noise"), c, a)
+            total = adversarial = -(weight * critic(fake, c, a).float()).sum()
+            losses = {"generator": adversarial.detach()}
+            if self.conditioning == "auxiliary":
+                total = total + self._told(critic, fake, c, a, weight)
+            if self.mutual_information:
+                mean, _ = self._ready("encoder")(fake)
+                found = code_cross_entropy(self._ready("classes")(fake), c)
+                found = found + code_cross_entropy(self._ready("domains")(mean), a)
+                losses["information"] = (weight * found).sum().detach()
+                total = total + self.mutual_information * (weight * found).sum()
+        self.updates["generator"](total)
+        return losses
+
+    def _told(self, critic: Critic, x: Tensor, c: Tensor, a: Tensor, weight: Tensor) -> Tensor:
+        """What an auxiliary critic loses in telling class and domain."""
+        classes, domains = critic.codes(x)
+        return (weight * (code_cross_entropy(classes.float(), c) + code_cross_entropy(domains.float(), a))).sum()
+
+    def _dream(self, x: Tensor, a: Tensor, domain: Tensor, weight: Tensor) -> Losses:
+        with self.device.autocast():
+            mean, std = self._ready("encoder", train=True)(x)
+            z = mean + std * torch.randn(mean.shape, generator=self.rng("dream code"), device=mean.device)
+            inferred = self._ready("classes", train=self.shape_inference)(x)
+            if not self.shape_inference:
+                inferred = inferred.detach()
+            found = self._ready("domains", train=True)(z)
+            soft_c = gumbel_softmax(inferred, self.temperature, self.rng("dream class"))
+            soft_a = gumbel_softmax(found, self.temperature, self.rng("dream domain"))
+            decoded = self._ready(self.decoder, train=True)(z, soft_c, soft_a).float()
+        reconstruction = (weight * squared_reconstruction(decoded, x)).sum()
+        kl = (weight * normal_kl(mean, std, self._centre(domain))).sum()
+        total = self.reconstruction_weight * reconstruction + self.kl_weight * kl
+        if self.code_kl_weight:
+            total = total + self.code_kl_weight * (weight * (uniform_kl(inferred) + uniform_kl(found))).sum()
+        told = (weight * code_cross_entropy(found, a)).sum()
+        if self.domain_shapes_encoder:
+            total = total + told
+        gradient = torch.autograd.grad(told, self.updates["domains"].parameters, retain_graph=True)
+        self.updates["dream"](total)
+        self.updates["domains"].apply(gradient)
+        return {"reconstruction": reconstruction.detach(), "kl": kl.detach(), "domains": told.detach()}
+
+    def _ready(self, name: str, train: bool = False) -> nn.Module:
+        network = self.networks[name]
+        if network.training != train:
+            network.train(train)
+        return network
+
+    def _noise(self, domain: Tensor, purpose: str) -> Tensor:
+        rng = self.rng(purpose)
+        if self.uniform_noise:
+            return 2 * torch.rand(len(domain), self.layout.latent, generator=rng, device=domain.device) - 1
+        return self._from_prior(domain, rng)
+
+    def _from_prior(self, domain: Tensor, rng: torch.Generator) -> Tensor:
+        z = torch.randn(len(domain), self.layout.latent, generator=rng, device=domain.device)
+        return z + self._centre(domain)
+
+    def _centre(self, domain: Tensor) -> Tensor | float:
+        """Of the prior of z: (B, 1), or 0."""
+        return domain[:, None].float() if self.prior == "domain-shifted" else 0.0
+
+    def fit(self, rows: Rows) -> None:
+        """Nothing to do: it is trained step by step."""
+
+    # ------------------------------------------------------------------ inference and sampling, images in [0, 1]
+
+    def encode(self, x: Tensor) -> Codes:
+        """(B, *shape) in [0, 1]."""
+        with torch.no_grad(), self.device.autocast():
+            images = 2 * x - 1
+            mean, std = self._ready("encoder")(images)
+            return Codes(mean, std, self._ready("classes")(images), self._ready("domains")(mean))
+
+    def class_logits(self, x: Tensor) -> Tensor:
+        """(B, *shape) in [0, 1] -> (B, classes)."""
+        with torch.no_grad(), self.device.autocast():
+            logits: Tensor = self._ready("classes")(2 * x - 1)
+        return logits.float()
+
+    def decode(self, z: Tensor, c: Tensor, a: Tensor, sampled: bool = False) -> Tensor:
+        """(B, latent), (B, classes), (B, domains) -> (B, *shape) in [0, 1]. sampled: by the network that is sampled, where there are two."""
+        with torch.no_grad(), self.device.autocast():
+            images = self._ready("generator" if sampled else self.decoder)(z, c, a).float()
+        return ((images + 1) / 2).clamp(0, 1)
+
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """(B, *shape) in [0, 1]: of the mean code, with the class and domain that are inferred, each as sure as they are."""
+        found = self.encode(x)
+        return self.decode(found.mean, found.c, found.a)
+
+    def draw(self, classes: Tensor, domains: Tensor, rng: torch.Generator, temperature: float = 1.0) -> Tensor:
+        """Images (n, *shape) of these classes and domains (n,); temperature: how far from the prior's centre codes are drawn."""
+        check_trained(self)
+        centre = self._centre(domains)
+        z = centre + temperature * (self._from_prior(domains, rng) - centre)
+        c = nn.functional.one_hot(classes, self.outputs).float()
+        a = nn.functional.one_hot(domains, self.domains).float()
+        return self.decode(z, c, a, sampled=True)
+
+    def sample(self, n: int, rng: torch.Generator, classes: Tensor | None = None) -> Batch:
+        """Of each class, in one of the domains that taught it; y: the classes that were asked for, task: the domains."""
+        if classes is None:
+            raise OptionsError("classes = None: lgaa must be told which classes to sample")
+        taught = self._taught().to(classes.device)
+        shares = taught[:, classes].T.float()  # (n, domains)
+        domains = torch.multinomial(shares.cpu(), 1, generator=_on_cpu(rng))[:, 0].to(classes.device)
+        x = self.draw(classes, domains, rng)
+        weight = torch.full((n,), 1 / n, device=x.device)
+        return Batch(x, classes, domains, weight)
+
+    def _taught(self) -> Tensor:
+        """(domains, classes) bool: which domain taught which class; a class that none did counts for all."""
+        taught = torch.zeros(self.domains, self.outputs, dtype=torch.bool)
+        heads = self.spec.heads if len(self.spec.heads) > self.spec.tasks else self.spec.task_classes
+        for domain, classes in enumerate(heads[: self.domains]):
+            taught[domain, list(classes)] = True
+        return taught | ~taught.any(dim=0)
+
+    def frozen(self) -> AdversarialAutoencoder:
+        """All networks, without optimisers."""
+        twin = self.clone()
+        for name in (
+            "spec",
+            "rng",
+            "device",
+            "chosen",
+            "layout",
+            "shape",
+            "outputs",
+            "domains",
+            "seen",
+            "trained",
+            "costs",
+        ):
+            setattr(twin, name, getattr(self, name))
+        twin.networks = {name: copy.deepcopy(net).eval().requires_grad_(False) for name, net in self.networks.items()}
+        twin.updates = {}
+        return twin
+
+    # ------------------------------------------------------------------ state and cost
+
+    def num_bytes(self) -> int:
+        tensors = [t for net in self.networks.values() for t in (*net.parameters(), *net.buffers())]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def working_bytes(self) -> int:
+        return sum(update.working_bytes() for update in self.updates.values())
+
+    def flops(self, rows: int, train: bool = True) -> float:
+        """Of a training step, all updates of it (the generator's shared out over the steps), or of sampling."""
+        costs = self.costs
+        generate = forward_flops(costs["generator"], rows)
+        if not train:
+            return generate
+        critic = training_flops(costs["critic"], 2 * rows) + 4 * forward_flops(costs["critic"], rows)
+        wake = training_flops(costs["generator"], rows) + 2 * forward_flops(costs["critic"], rows)
+        if self.mutual_information:
+            wake += 2 * forward_flops(costs["encoder"], rows) + 2 * forward_flops(costs["classes"], rows)
+        dream = training_flops(costs["generator"], rows, input_gradient=True) + training_flops(costs["encoder"], rows)
+        dream += forward_flops(costs["classes"], rows) + training_flops(costs["domains"], rows)
+        labels = training_flops(costs["classes"], rows)
+        return generate + critic + wake / self.critic_steps + dream + labels
+
+    def _count(self) -> None:
+        shape = self.shape
+        self.costs: Mapping[str, Sequence[int]] = {
+            name: multiplications(network, (self.layout.latent,) if name == "domains" else shape)
+            for name, network in self.networks.items()
+            if name not in ("generator", "decoder")
+        } | {
+            "generator": multiplications(
+                _Sampled(self.networks["generator"], self.layout.latent, self.outputs), (self._inputs(),)
+            )
+        }
+
+    def _inputs(self) -> int:
+        return self.layout.latent + self.outputs + self.domains
+
+    def state(self) -> State:
+        return {
+            "trained": self.trained,
+            "seen": self.seen,
+            "codes": [self.outputs, self.domains],
+            "networks": {name: dict(network.state_dict()) for name, network in self.networks.items()},
+            "updates": {name: optimiser_state(update.optimiser) for name, update in self.updates.items()},
+        }
+
+    def load(self, state: State) -> None:
+        self.grow(*state["codes"])
+        self.trained, self.seen = state["trained"], state["seen"]
+        for name, network in self.networks.items():
+            network.load_state_dict(state["networks"][name])
+        for name, update in self.updates.items():
+            load_optimiser(update.optimiser, state["updates"][name])
+
+
+class Update:
+    """One optimiser over the weights of some networks: no gradient reaches, and no update changes, any other."""
+
+    def __init__(self, networks: Sequence[nn.Module], options: Optimiser) -> None:
+        self.parameters = [parameter for network in networks for parameter in network.parameters()]
+        self.options = options
+        self.optimiser = options.make(self.parameters)
+
+    def __call__(self, loss: Tensor) -> Tensor:
+        self.apply(torch.autograd.grad(loss, self.parameters, allow_unused=True))
+        return loss.detach()
+
+    def apply(self, gradients: Sequence[Tensor | None]) -> None:
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimiser.step()
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def begin_task(self) -> None:
+        if self.options.reset_each_task:
+            self.optimiser = self.options.make(self.parameters)
+
+    def working_bytes(self) -> int:
+        weights = sum(parameter.numel() * parameter.element_size() for parameter in self.parameters)
+        return weights * (1 + self.options.state_per_parameter)
+
+
+class _Sampled(nn.Module):
+    """A generator of all codes side by side, for counting operations."""
+
+    def __init__(self, network: nn.Module, latent: int, classes: int) -> None:
+        super().__init__()
+        self.network, self.latent, self.classes = network, latent, classes
+
+    def forward(self, codes: Tensor) -> Tensor:
+        z, c, a = codes.tensor_split((self.latent, self.latent + self.classes), dim=1)
+        images: Tensor = self.network(z, c, a)
+        return images
+
+
+def _on_cpu(rng: torch.Generator) -> torch.Generator:
+    """A generator on the CPU that follows from this one."""
+    if rng.device.type == "cpu":
+        return rng
+    seed = torch.randint(1 << 62, (1,), generator=rng, device=rng.device).item()
+    return torch.Generator().manual_seed(int(seed))
