@@ -14,6 +14,7 @@ import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from reverie.checks import DataError
 from reverie.streams import datasets
@@ -509,3 +511,22 @@ def test_the_real_kmnist_prefix_is_not_taken_for_kmnist() -> None:
         pytest.skip(f"the folder of {datasets.DATA_VARIABLE} does not have kmnist-7000 alone")
     with pytest.raises(DataError, match="loads under its own name: 'kmnist-7000'"):
         datasets.load("kmnist", REAL_DATA, download=False)
+
+
+def test_svhn_has_channels_first_and_its_tens_are_zeros(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    x = {part: rng.integers(0, 256, (32, 32, 3, n), dtype=np.uint8) for part, n in (("train", 20), ("test", 10))}
+    files = []
+    (tmp_path / "svhn").mkdir()
+    for part, images in x.items():
+        labels = np.arange(1, images.shape[3] + 1, dtype=np.uint8)[:, None] % 10
+        file = tmp_path / "svhn" / f"{part}_32x32.mat"
+        savemat(file, {"X": images, "y": np.where(labels == 0, 10, labels)})
+        files.append(File(file.name, hashlib.md5(file.read_bytes()).hexdigest()))
+    published = DATASETS["svhn"]
+    monkeypatch.setitem(DATASETS, "svhn", replace(published, rows=(20, 10), files=tuple(files), keep_decoded=False))
+    data = datasets.load("svhn", tmp_path)
+    assert data.x_train.shape == (20, 3, 32, 32)
+    np.testing.assert_array_equal(data.x_train[7], x["train"][..., 7].transpose(2, 0, 1))
+    assert data.y_train.tolist() == [k % 10 for k in range(1, 21)]
+    assert data.classes[0] == "0"

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 from reverie.checks import DataError
 from reverie.streams import formats
@@ -286,3 +287,31 @@ def test_tar_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"something else")
     with pytest.raises(DataError, match=r"a\.tar\.gz: the archive is truncated or damaged"):
         formats.read_tar(path, ["set/a"])
+
+
+# ---------------------------------------------------------------------------------- mat
+
+
+def mat(**arrays: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    savemat(file, arrays)
+    return file.getvalue()
+
+
+def test_arrays_of_a_matlab_file() -> None:
+    x = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+    found = formats.parse_mat(mat(X=x, y=np.array([[10], [1]], np.uint8), other=x), "train.mat", ("X", "y"))
+    assert list(found) == ["X", "y"]
+    np.testing.assert_array_equal(found["X"], x)
+    assert found["y"].tolist() == [[10], [1]]
+
+
+@pytest.mark.parametrize("damage", [lambda raw: b"", lambda raw: raw[:150], lambda raw: b"no such file" * 20])
+def test_a_damaged_matlab_file_is_refused(damage: Any) -> None:
+    with pytest.raises(DataError, match=r"train\.mat: "):
+        formats.parse_mat(damage(mat(X=np.arange(2000.0))), "train.mat", ("X",))
+
+
+def test_a_matlab_file_without_the_array_is_refused() -> None:
+    with pytest.raises(DataError, match=r"train\.mat: holds no y; is it the right file"):
+        formats.parse_mat(mat(X=np.zeros(2)), "train.mat", ("X", "y"))

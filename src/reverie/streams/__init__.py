@@ -36,6 +36,8 @@ STREAMS = Table(
         "rotated-digits": {"name": "rotated", "dataset": "digits", "tasks": 5},
         "rotated-mnist": {"name": "rotated", "dataset": "mnist", "tasks": 5},
         "digits-inverted": {"name": "sequence", "datasets": ("digits", "digits-inverted")},
+        "mnist-svhn": {"name": "sequence", "datasets": ("mnist", "svhn"), "shared_labels": True, "size": 32},
+        "four-domains": {"name": "sequence", "datasets": ("mnist", "kmnist-7000", "usps", "fashion-mnist")},
         "mnist-fashion": {"name": "sequence", "datasets": ("mnist", "fashion-mnist")},
     },
 )

@@ -33,6 +33,7 @@ from reverie.streams.formats import (
     decompress,
     parse_cifar,
     parse_idx,
+    parse_mat,
     parse_npy,
     parse_npz,
     parse_pickle,
@@ -87,6 +88,16 @@ def _digits(_: Contents) -> Parts:
     for label in range(10):
         test[np.flatnonzero(y == label)[4::5]] = True
     return Parts(x[~test], y[~test], x[test], y[test], DIGITS)
+
+
+def _svhn(contents: Contents) -> Parts:
+    """Cropped street view house numbers; the digit 0 is labelled 10 in the files."""
+
+    def part(name: str) -> tuple[np.ndarray, np.ndarray]:
+        found = parse_mat(contents[name], name, ("X", "y"))
+        return np.ascontiguousarray(found["X"].transpose(3, 2, 0, 1)), found["y"].reshape(-1) % 10
+
+    return Parts(*part("train_32x32.mat"), *part("test_32x32.mat"), DIGITS)
 
 
 def _digits_inverted(contents: Contents) -> Parts:
@@ -195,7 +206,8 @@ class Source:
         """What to fetch: md5 by file name."""
         if self.archive:
             return {self.archive.name: self.archive.md5}
-        return {f"{file.name}.gz": file.gz_md5 for file in self.files if file.gz_md5}
+        packed = {f"{file.name}.gz": file.gz_md5 for file in self.files if file.gz_md5}
+        return packed or {file.name: file.md5 for file in self.files if self.urls}
 
 
 CIFAR10_TRAIN = tuple(f"data_batch_{batch}" for batch in range(1, 6))
@@ -293,6 +305,17 @@ DATASETS: dict[str, Source] = {
             CIFAR100_META,
         ),
         part_of="cifar100",
+        keep_decoded=True,
+    ),
+    "svhn": Source(
+        _svhn,
+        rows=(73257, 26032),
+        folders=("svhn", ""),
+        files=(
+            File("train_32x32.mat", "e26dedcc434d2e4c54c9b2d4a06d8373"),
+            File("test_32x32.mat", "eb5a983be6a315427106f1b164d9cef3"),
+        ),
+        urls=("http://ufldl.stanford.edu/housenumbers",),
         keep_decoded=True,
     ),
     "usps": Source(

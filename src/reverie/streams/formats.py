@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 
 from reverie.checks import DataError
 
@@ -209,3 +211,19 @@ def read_tar(path: Path, names: Iterable[str]) -> dict[str, bytes]:
     except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
         raise DataError(f"{path}: the archive is truncated or damaged ({error}); copy or fetch it again") from error
     raise DataError(f"{path}: the archive has no {', '.join(sorted(wanted - set(found)))}")
+
+
+# -------------------------------------------------------------------------------------------------- mat
+
+
+def parse_mat(raw: bytes, source: str, names: Iterable[str]) -> dict[str, np.ndarray]:
+    """Numeric arrays of a MATLAB 5 file, by name."""
+    names = list(names)
+    try:
+        found = loadmat(io.BytesIO(raw), variable_names=names)
+    except (ValueError, TypeError, NotImplementedError, OSError, MatReadError, zlib.error) as error:
+        raise DataError(f"{source}: not a readable MATLAB 5 file ({error}); copy or fetch it again") from None
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise DataError(f"{source}: holds no {', '.join(missing)}; is it the right file?")
+    return {name: np.asarray(found[name]) for name in names}
