@@ -21,6 +21,7 @@ from reverie.learners import LEARNERS, with_recommended
 from reverie.options import from_options, signature, to_options
 from reverie.seeding import Randomness
 from reverie.streams import STREAMS, ArrayStream, Folder
+from reverie.streams.augmentation import augmented
 from tests.tiny import tiny_stream
 
 EVERYTHING: dict[str, Any] = {
@@ -164,32 +165,53 @@ def test_where_and_how_often_to_save_is_no_other_run() -> None:
 # ---------------------------------------------------------------------------------------------- presets
 
 
+def network(name: str) -> str | None:
+    """Of the preset's solver."""
+    return (PRESETS[name].options["learner"].get("solver") or {}).get("name")
+
+
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_can_be_run(name: str) -> None:
-    """Its options are valid, it names source and cost, and its learner builds on a stream of this scenario and takes two steps."""
+def test_every_preset_is_valid(name: str) -> None:
+    """Its options are, and come back from YAML, and it names source and cost."""
     preset = PRESETS[name]
     config = RunConfig.from_dict(preset.options)
     assert preset.source
     assert preset.cost
+    assert config.scenario in from_options(STREAMS, config.stream).scenarios
+    assert from_options(LEARNERS, config.learner)
+    assert RunConfig.from_dict(config.to_dict()) == config
+    assert yaml.safe_load(yaml.safe_dump(config.to_dict())) == config.to_dict()
+
+
+RESIDUAL = ("resnet", "resnet-18", "wide-resnet")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if network(n) in RESIDUAL else []) for n in PRESETS]
+)
+def test_every_preset_can_be_run(name: str) -> None:
+    """Its learner builds on a stream of this scenario and takes two steps, or one where it is a large network's."""
+    config, residual = RunConfig.from_dict(PRESETS[name].options), network(name) in RESIDUAL
     source = from_options(STREAMS, config.stream)
-    assert config.scenario in source.scenarios
     toy = config.stream["name"] in ("regression-1d", "gaussian-modes")
     stream = source.build(config.scenario, 0) if toy else tiny_stream(config.scenario or "class")
     if "backbone" in config.learner or (config.learner.get("solver") or {}).get("name") == "cnn":  # a convolutional one
         images = torch.rand(4, 1, 28, 28), torch.arange(4) % 2
         stream = ArrayStream.from_arrays([(*images, *images)] * 2, config.scenario or "class")
+    if residual:
+        images = torch.rand(8, 3, 32, 32), torch.arange(8) % 2
+        stream = ArrayStream.from_arrays([(*images, *images)] * 2, config.scenario or "class", augment=source.augment)
     learner: Any = with_recommended(from_options(LEARNERS, config.learner), stream.spec)
     if getattr(learner, "coreset", None) is not None:  # a task is small here
-        learner = learner.set_params(coreset__size=8)
+        learner = learner.set_params(coreset__size=4)
     learner.build(stream.spec, Randomness(0), CPU)
     learner.begin_task(stream[0])
     assert all(phase.length(48) > 0 for phase in learner.phases(stream[0]))
     phase = learner.phases(stream[0])[0]
     batch = learner.rows(phase, stream[0]).take(torch.arange(4))
-    for _ in range(2):
+    for _ in range(1 if residual else 2):
+        batch = augmented(batch, stream.spec, phase, Randomness(0))
         assert all(bool(loss.isfinite()) for loss in learner.step(phase, batch).values())
-    assert RunConfig.from_dict(config.to_dict()) == config
-    assert yaml.safe_load(yaml.safe_dump(config.to_dict())) == config.to_dict()
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -4,8 +4,8 @@
 task inferred ("split head"). 100 weight samples answer.
 
 CIFAR-10 and CIFAR-100 differ from theirs in three things: pixels lie in [0, 1], where they subtract ImageNet's means and divide by its deviations;
-learning rates are constant, where theirs fall in most runs on CIFAR-100; and EWC has one set of batch norm statistics, where they keep one a
-task. Their ``keep_orig_init`` with a hypernetwork is ``init: hyperfan`` here.
+learning rates are constant, where theirs fall in most runs on CIFAR-100, on a schedule or with the accuracy on validation rows; and EWC and replay
+have one set of batch norm statistics, where they keep one a task. Their ``keep_orig_init`` with a hypernetwork is ``init: hyperfan`` here.
 """
 
 from __future__ import annotations
@@ -47,20 +47,15 @@ def _chunked(size: int, *hidden: int, **options: Any) -> dict[str, Any]:
 
 
 def _row(*place: Any, **options: Any) -> dict[str, Any]:
-    """place: stream, network, steps a task, batch size, learning rate, learner."""
-    stream, network, steps, batch, rate, learner = place
+    """place: stream, network, steps a task (on CIFAR epochs), batch size, learning rate, learner."""
+    stream, network, length, batch, rate, learner = place
+    unit = "epochs" if stream in (CIFAR10, CIFAR100) else "steps"
     optimiser = {"name": "adam", "learning_rate": rate}
-    shared = {"solver": {**NETWORKS[network], "optimiser": optimiser}, "steps": steps, "batch_size": batch}
+    shared = {"solver": {**NETWORKS[network], "optimiser": optimiser}, unit: length, "batch_size": batch}
     point = learner in ("ewc", "replay") or options.get("posterior", {}).get("name") == "dirac"
     answers = {} if point else {"test_samples": 100}
     scenario = "domain" if stream is CURVES else "class"
     return {"stream": stream, "scenario": scenario, "learner": {"name": learner, **shared, **answers, **options}}
-
-
-def _in_epochs(made: dict[str, Any]) -> dict[str, Any]:
-    """What was given as steps a task are epochs."""
-    made["learner"]["epochs"] = made["learner"].pop("steps")
-    return made
 
 
 def _ewc(
@@ -77,15 +72,19 @@ def _ewc(
     return made
 
 
-def _replay(*place: Any, rows: int, distill: float, replay_size: int | None = None) -> dict[str, Any]:
+def _replay(
+    *place: Any, rows: int, distill: float, replay_size: int | None = None, clip: float | None = 100.0
+) -> dict[str, Any]:
     """Experience replay of a head that grows: 50 rows a class, no labels for them but the frozen network's answers. place: stream, network, steps a
     task, batch size, learning rate.
 
     The authors' loss is N times the cross-entropy of the new rows plus ``distill`` times that of each task's answers, N the ``rows`` of a task,
-    and its gradient is at most 100 long; here all of it is divided by N.
+    and its gradient is at most ``clip`` long; here all of it is divided by N.
     """
     made = _row(*place, "replay", buffer={"name": "buffer", "budget": 50})
-    made["learner"]["solver"]["optimiser"].update(reset_each_task=True, clip=round(100 / rows, 4))
+    made["learner"]["solver"]["optimiser"].update(
+        reset_each_task=True, clip=None if clip is None else round(clip / rows, 4)
+    )
     made["learner"].update(
         importance="by-task",
         replay_size=replay_size,
@@ -566,5 +565,327 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
             hypernetwork=_chunked(2900, **_OWN_CHUNKS),
         ),
         "50,000 steps",
+    ),
+    # ------------------------------------------------------------------------------ Split CIFAR-10
+    "pr-dirac-split-cifar10-resnet-32": (
+        _row(
+            *(CIFAR10, "resnet-32", 40, 32, 5e-4, "posterior-replay"),
+            **_POINT,
+            strength=50.0,
+            hypernetwork=_chunked(7000, task_dim=16, chunk_dim=16, task_std=0.01),
+        ),
+        "62,400 steps, 0.8 PFLOP; wants a GPU",
+    ),
+    "pr-dirac-sr-split-cifar10-wrn-28-10": (
+        _row(
+            *(CIFAR10, "wrn-28-10", 40, 128, 1e-4, "posterior-replay"),
+            **_POINT,
+            strength=10.0,
+            clip=1.0,
+            old_tasks=1,
+            targets="recomputed",
+            hypernetwork=_chunked(700000, 50, 50, 50, 50, chunk_std=0.1, chunks_per_task=True),
+        ),
+        "15,600 steps, 63 PFLOP; wants a GPU",
+    ),
+    "pr-bbb-split-cifar10-resnet-32": (
+        _row(
+            *(CIFAR10, "resnet-32", 60, 32, 1e-3, "posterior-replay"),
+            posterior=_GAUSSIAN,
+            samples=10,
+            kl_weight=1e-4,
+            strength=25.0,
+            hypernetwork=_chunked(9000, 100, 100, task_dim=16, chunk_dim=16, chunk_std=0.01, init="gaussian"),
+        ),
+        "93,600 steps, 12 PFLOP; wants a GPU",
+    ),
+    "pr-bbb-sr-split-cifar10-wrn-28-10": (
+        _row(
+            *(CIFAR10, "wrn-28-10", 60, 32, 1e-3, "posterior-replay"),
+            posterior=_GAUSSIAN,
+            samples=1,
+            kl_weight=1e-5,
+            strength=0.1,
+            divergence="forward-kl",
+            normalise="published",
+            clip=1.0,
+            old_tasks=1,
+            targets="recomputed",
+            hypernetwork=_chunked(50000, 250, 500, 1000, **_OWN_CHUNKS, init="hyperfan"),
+        ),
+        "93,600 steps, 169 PFLOP; wants a GPU",
+    ),
+    "pr-bbb-cs-100-split-cifar10-resnet-32": (
+        _row(
+            *(CIFAR10, "resnet-32", 60, 32, 1e-3, "posterior-replay"),
+            posterior=_GAUSSIAN,
+            samples=10,
+            kl_weight=1e-4,
+            strength=25.0,
+            hypernetwork=_chunked(9000, 100, 100, task_dim=16, chunk_dim=16, chunk_std=0.01, init="gaussian"),
+            coreset={"name": "coreset", "size": 100, "steps": 18_540, "own": 0.5},
+        ),
+        "111,240 steps, 25 PFLOP; wants a GPU",
+    ),
+    "pr-bbb-cs-500-split-cifar10-resnet-32": (
+        _row(
+            *(CIFAR10, "resnet-32", 60, 32, 1e-3, "posterior-replay"),
+            posterior=_GAUSSIAN,
+            samples=10,
+            kl_weight=1e-4,
+            strength=25.0,
+            hypernetwork=_chunked(9000, 100, 100, task_dim=16, chunk_dim=16, chunk_std=0.01, init="hyperfan"),
+            coreset={"name": "coreset", "size": 500, "steps": 17_760, "targets": "random"},
+        ),
+        "106,560 steps, 24 PFLOP; wants a GPU",
+    ),
+    "pr-radial-split-cifar10-resnet-32": (
+        _row(
+            *(CIFAR10, "resnet-32", 60, 32, 1e-3, "posterior-replay"),
+            posterior={"name": "radial"},
+            samples=1,
+            kl_weight=1e-4,
+            strength=10.0,
+            hypernetwork=_chunked(9000, 100, 100, task_std=0.01),
+        ),
+        "93,600 steps, 1.4 PFLOP; wants a GPU",
+    ),
+    "pr-ssge-split-cifar10-resnet-32": (
+        _row(
+            *(CIFAR10, "resnet-32", 20, 64, 5e-4, "posterior-replay"),
+            samples=10,
+            kl_weight=1e-5,
+            strength=100.0,
+            clip=100.0,
+            posterior={
+                **_IMPLICIT,
+                "latent_dim": 8,
+                "hidden": [10, 10, 10, 10],
+                "chunk_size": 40_000,
+                "perturbation": 2e-4,
+                "bandwidth": 1.0,
+                "keep": 1.0,
+                "stein_samples": 5,
+            },
+            hypernetwork=_chunked(4000, 100, 100, task_std=0.1, chunk_std=0.1),
+        ),
+        "15,600 steps, 4.1 PFLOP; wants a GPU",
+    ),
+    "vcl-split-cifar10-resnet-32": (
+        _row(
+            *(CIFAR10, "resnet-32", 40, 32, 5e-3, "vcl"),
+            posterior=_GAUSSIAN,
+            samples=10,
+            kl_weight=1e-4,
+            clip=100.0,
+            start="gaussian",
+        ),
+        "62,400 steps, 8.2 PFLOP; wants a GPU",
+    ),
+    "ewc-growing-split-cifar10-resnet-32": (
+        _ewc(*(CIFAR10, "resnet-32", 40, 32, 1e-3), heads="all-so-far", strength=0.01, clip=100 / 10_000),
+        "62,400 steps, 0.8 PFLOP; wants a GPU",
+    ),
+    "ewc-multi-split-cifar10-resnet-32": (
+        _ewc(*(CIFAR10, "resnet-32", 40, 32, 1e-3), heads="current", strength=1000.0, rows=200),
+        "62,400 steps, 0.8 PFLOP; wants a GPU",
+    ),
+    "er-split-cifar10-resnet-32": (
+        _replay(*(CIFAR10, "resnet-32", 40, 64, 5e-5), rows=10_000, distill=100.0, clip=None),
+        "31,200 steps, 1.5 PFLOP; wants a GPU",
+    ),
+    "sp-bbb-split-cifar10-resnet-32": (
+        _row(
+            *(CIFAR10, "resnet-32", 80, 32, 1e-2, "separate-posteriors"),
+            posterior=_GAUSSIAN,
+            samples=10,
+            kl_weight=0.01,
+            start="main",
+        ),
+        "124,800 steps, 16 PFLOP; wants a GPU",
+    ),
+    "sp-dirac-split-cifar10-resnet-32": (
+        _row(
+            *(CIFAR10, "resnet-32", 40, 32, 5e-4, "separate-posteriors"),
+            **_POINT,
+        ),
+        "62,400 steps, 0.8 PFLOP; wants a GPU",
+    ),
+    "fine-tuning-split-cifar10-resnet-32": (
+        _row(
+            *(CIFAR10, "resnet-32", 80, 32, 5e-4, "posterior-replay"),
+            **_POINT,
+            strength=0.0,
+            hypernetwork={"name": "single"},
+        ),
+        "124,800 steps, 1.6 PFLOP; wants a GPU",
+    ),
+    # ------------------------------------------------------------------------------ Split CIFAR-100
+    "pr-dirac-split-cifar100-resnet-32": (
+        _row(
+            *(CIFAR100, "resnet-32", 200, 32, 5e-4, "posterior-replay"),
+            **_POINT,
+            strength=10.0,
+            clip=100.0,
+            hypernetwork=_chunked(7000, chunk_dim=16, chunk_std=0.01),
+        ),
+        "306,000 steps, 4.0 PFLOP; wants a GPU",
+    ),
+    "pr-dirac-big-split-cifar100-resnet-32": (
+        _row(
+            *(CIFAR100, "resnet-32", 200, 32, 1e-4, "posterior-replay"),
+            **_POINT,
+            strength=0.01,
+            clip=100.0,
+            hypernetwork=_chunked(10000, 250, 500, 1000, compression=None),
+        ),
+        "306,000 steps, 9.2 PFLOP; wants a GPU",
+    ),
+    "pr-dirac-big-sr-split-cifar100-resnet-32": (
+        _row(
+            *(CIFAR100, "resnet-32", 200, 64, 5e-4, "posterior-replay"),
+            **_POINT,
+            strength=1.0,
+            old_tasks=1,
+            hypernetwork=_chunked(150000, task_dim=16, chunk_std=0.01, compression=None),
+        ),
+        "152,000 steps, 4.0 PFLOP; wants a GPU",
+    ),
+    "pr-bbb-big-sr-split-cifar100-resnet-32": (
+        _row(
+            *(CIFAR100, "resnet-32", 200, 32, 5e-4, "posterior-replay"),
+            posterior=_GAUSSIAN,
+            samples=10,
+            kl_weight=0.005,
+            strength=25.0,
+            old_tasks=1,
+            hypernetwork=_chunked(
+                200000,
+                100,
+                100,
+                100,
+                100,
+                activation="sigmoid",
+                task_dim=16,
+                chunk_std=0.01,
+                init="gaussian",
+                compression=None,
+            ),
+        ),
+        "306,000 steps, 41 PFLOP; wants a GPU",
+    ),
+    "ewc-multi-split-cifar100-resnet-32": (
+        _ewc(*(CIFAR100, "resnet-32", 200, 32, 5e-4), heads="current", strength=1000.0, rows=200),
+        "306,000 steps, 4.0 PFLOP; wants a GPU",
+    ),
+    "sp-dirac-split-cifar100-resnet-32": (
+        _row(
+            *(CIFAR100, "resnet-32", 200, 32, 5e-4, "separate-posteriors"),
+            **_POINT,
+        ),
+        "306,000 steps, 4.0 PFLOP; wants a GPU",
+    ),
+    "fine-tuning-split-cifar100-resnet-32": (
+        _row(
+            *(CIFAR100, "resnet-32", 200, 32, 5e-4, "posterior-replay"),
+            **_POINT,
+            strength=0.0,
+            hypernetwork={"name": "single"},
+        ),
+        "306,000 steps, 4.0 PFLOP; wants a GPU",
+    ),
+    "pr-dirac-split-cifar100-resnet-18": (
+        _row(
+            *(CIFAR100, "resnet-18", 200, 64, 5e-4, "posterior-replay"),
+            **_POINT,
+            strength=100.0,
+            hypernetwork=_chunked(150000, task_dim=16, chunk_dim=16, task_std=0.01, chunk_std=0.01),
+        ),
+        "152,000 steps, 33 PFLOP; wants a GPU",
+    ),
+    "pr-dirac-sr-split-cifar100-resnet-18": (
+        _row(
+            *(CIFAR100, "resnet-18", 200, 32, 5e-4, "posterior-replay"),
+            **_POINT,
+            strength=50.0,
+            old_tasks=1,
+            hypernetwork=_chunked(150000, task_dim=16, chunk_dim=16, chunk_std=0.01),
+        ),
+        "306,000 steps, 33 PFLOP; wants a GPU",
+    ),
+    "pr-bbb-split-cifar100-resnet-18": (
+        _row(
+            *(CIFAR100, "resnet-18", 120, 32, 5e-4, "posterior-replay"),
+            posterior=_GAUSSIAN,
+            samples=10,
+            kl_weight=1e-5,
+            strength=50.0,
+            divergence="wasserstein",
+            normalise="published",
+            hypernetwork=_chunked(300000, task_dim=16, chunk_std=0.01, init="hyperfan"),
+        ),
+        "183,600 steps, 196 PFLOP; wants a GPU",
+    ),
+    "pr-bbb-sr-split-cifar100-resnet-18": (
+        _row(
+            *(CIFAR100, "resnet-18", 200, 64, 5e-4, "posterior-replay"),
+            posterior=_GAUSSIAN,
+            samples=10,
+            kl_weight=1e-6,
+            strength=5.0,
+            divergence="wasserstein",
+            normalise="published",
+            old_tasks=1,
+            hypernetwork=_chunked(300000, init="gaussian"),
+        ),
+        "152,000 steps, 325 PFLOP; wants a GPU",
+    ),
+    "pr-bbb-sr-split-cifar100-resnet-18-b": (
+        _row(
+            *(CIFAR100, "resnet-18", 200, 64, 5e-4, "posterior-replay"),
+            posterior=_GAUSSIAN,
+            samples=10,
+            kl_weight=1e-5,
+            strength=10.0,
+            divergence="wasserstein",
+            normalise="published",
+            old_tasks=1,
+            clip=100.0,
+            hypernetwork=_chunked(300000, task_dim=16, init="gaussian"),
+        ),
+        "152,000 steps, 325 PFLOP; wants a GPU",
+    ),
+    "ewc-multi-split-cifar100-resnet-18": (
+        _ewc(*(CIFAR100, "resnet-18", 80, 32, 5e-4), heads="current", strength=100_000.0, rows=200),
+        "122,400 steps, 13 PFLOP; wants a GPU",
+    ),
+    "sp-bbb-split-cifar100-resnet-18": (
+        _row(
+            *(CIFAR100, "resnet-18", 200, 64, 5e-4, "separate-posteriors"),
+            posterior=_GAUSSIAN,
+            samples=10,
+            kl_weight=1e-3,
+            prior_variance=10.0,
+            clip=100.0,
+            start="main",
+        ),
+        "152,000 steps, 324 PFLOP; wants a GPU",
+    ),
+    "sp-dirac-split-cifar100-resnet-18": (
+        _row(
+            *(CIFAR100, "resnet-18", 200, 32, 5e-4, "separate-posteriors"),
+            **_POINT,
+        ),
+        "306,000 steps, 33 PFLOP; wants a GPU",
+    ),
+    "fine-tuning-split-cifar100-resnet-18": (
+        _row(
+            *(CIFAR100, "resnet-18", 200, 32, 5e-4, "posterior-replay"),
+            **_POINT,
+            strength=0.0,
+            clip=100.0,
+            hypernetwork={"name": "single"},
+        ),
+        "306,000 steps, 33 PFLOP; wants a GPU",
     ),
 }

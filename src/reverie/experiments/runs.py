@@ -127,22 +127,7 @@ class Run:
         return _trained(loop, config, Path(out) if out is not None else None, False, Cursor(self.spec.tasks))
 
     def _checked(self, x: np.ndarray | Tensor, task: int | None) -> Tensor:
-        spec = self.spec
-        try:
-            rows = torch.as_tensor(np.array(x) if isinstance(x, np.ndarray) else x)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise DataError(f"inputs are no array of numbers ({error})") from error
-        if rows.dtype == torch.uint8:
-            rows = rows.float() / 255
-        if not rows.dtype.is_floating_point:
-            raise DataError(f"inputs of dtype {rows.dtype}: expected uint8 (0 to 255) or floating point")
-        rows = rows.float()
-        if tuple(rows.shape[1:]) != spec.input_shape:
-            raise DataError(
-                f"inputs of shape {tuple(rows.shape)}: expected (N, {', '.join(map(str, spec.input_shape))})"
-            )
-        if not bool(torch.isfinite(rows).all()):
-            raise DataError("inputs hold NaN or infinite values; remove or repair them")
+        spec, rows = self.spec, checked_inputs(x, self.spec)
         if spec.scenario == "task" and task is None:
             raise NotReadyError(
                 f"a task-incremental solver must be told the task: pass task = 0 to {len(spec.heads) - 1} (--task on the command line)"
@@ -150,6 +135,24 @@ class Run:
         if task is not None and not 0 <= task < len(spec.heads):
             raise DataError(f"task = {task}: this run has tasks 0 to {len(spec.heads) - 1}")
         return rows
+
+
+def checked_inputs(x: np.ndarray | Tensor, spec: StreamSpec) -> Tensor:
+    """Inputs (N, ...) of a user as float32; bytes are divided by 255. Raises DataError where they are not like those of the stream."""
+    try:
+        rows = torch.as_tensor(np.array(x) if isinstance(x, np.ndarray) else x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(f"inputs are no array of numbers ({error})") from error
+    if rows.dtype == torch.uint8:
+        rows = rows.float() / 255
+    if not rows.dtype.is_floating_point:
+        raise DataError(f"inputs of dtype {rows.dtype}: expected uint8 (0 to 255) or floating point")
+    rows = rows.float()
+    if tuple(rows.shape[1:]) != spec.input_shape:
+        raise DataError(f"inputs of shape {tuple(rows.shape)}: expected (N, {', '.join(map(str, spec.input_shape))})")
+    if not bool(torch.isfinite(rows).all()):
+        raise DataError("inputs hold NaN or infinite values; remove or repair them")
+    return rows
 
 
 def run(
@@ -320,6 +323,11 @@ def load(
 
 
 # ------------------------------------------------------------------------------------------ parts
+
+
+def stream_of(config: RunConfig) -> ArrayStream:
+    """The stream that a config names. Raises OptionsError for one that was given from Python."""
+    return _stream(config, None)[0]
 
 
 def _stream(config: RunConfig, made: ArrayStream | None) -> tuple[ArrayStream, RunConfig]:
