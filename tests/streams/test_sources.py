@@ -412,3 +412,18 @@ def test_folders_that_hold_nothing_usable(tmp_path: Path) -> None:
     write_images(tmp_path)
     with pytest.raises(DataError, match=r"tasks = 4: .*train holds 3 class folders, so 1 to 3 tasks"):
         Folder(path=str(tmp_path), tasks=4).build("class", 0)
+
+
+@pytest.mark.parametrize("count", [10, 95, 1442])
+def test_a_sequence_of_fewer_rows_keeps_classes_even(count: int) -> None:
+    source = Sequence(datasets=("digits", "digits-inverted"), train_rows=count)
+    stream = source.build("domain", seed=1)
+    for task in stream:
+        assert len(task.train) == count
+        rows = torch.bincount(task.train.labels, minlength=10)
+        assert int(rows.max() - rows.min()) <= (1 if count < 1000 else 10)
+    assert [len(test.rows) for test in stream.tests] == [355, 355]
+    again, other = source.build("domain", seed=1), source.build("domain", seed=2)
+    first = [next(iter(made[0].train.chunks(count))).x for made in (stream, again, other)]
+    assert torch.equal(first[0], first[1])
+    assert torch.equal(first[0], first[2]) == (count == 1442)

@@ -168,6 +168,10 @@ class Sequence(Part):
     size: Annotated[
         int | None, Field(gt=0, description="height and width that all images are brought to; None: the first one's")
     ] = None
+    train_rows: Annotated[
+        int | None,
+        Field(gt=0, description="training rows of each data set, spread evenly over its classes; None: all it has"),
+    ] = None
     validation_fraction: ValidationFraction = 0.0
     augment: AugmentOption = "none"
 
@@ -183,6 +187,9 @@ class Sequence(Part):
             piece = _whole(data.name, data, None if fits else resize(channels, size), once=True)
             if self.shared_labels:
                 piece = _numbered(piece, data)
+            if self.train_rows is not None and self.train_rows < len(data.y_train):
+                index = _evenly(data.y_train, self.train_rows, seed)
+                piece = replace(piece, train=replace(piece.train, index=index))
             pieces.append(piece)
         if self.shared_labels and len({len(piece.labels) for piece in pieces}) > 1:
             raise OptionsError("shared_labels = True: the data sets have different numbers of classes")
@@ -372,6 +379,18 @@ def resize(channels: int, size: int) -> Callable[[Tensor], Tensor]:
         return x.expand(-1, channels, -1, -1).contiguous()
 
     return transform
+
+
+def _evenly(y: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Places of ``count`` rows in ascending order, of each class as many as of the others while it has them."""
+    places = [np.flatnonzero(y == label) for label in np.unique(y)]
+    order = [
+        mine[torch.randperm(len(mine), generator=generator(seed, "train rows", k)).numpy()]
+        for k, mine in enumerate(places)
+    ]
+    rank = np.concatenate([np.arange(len(mine)) for mine in order])
+    chosen = np.concatenate(order)[np.argsort(rank, kind="stable")[:count]]
+    return np.sort(chosen)
 
 
 def _whole(name: str, data: Dataset, transform: Callable[[Tensor], Tensor] | None, once: bool = False) -> Piece:
