@@ -40,7 +40,7 @@ class Windows:
             self.by_task.setdefault(self.task, []).append(1000 * (now - self.last) / (step - self.step))
         self.last, self.step = now, step
 
-    def evaluated(self, task: int, accuracy: tuple[float | None, ...]) -> None: ...
+    def evaluated(self, task: int, measure: str, values: tuple[float | None, ...]) -> None: ...
 
 
 def measure(tasks: int, steps: int) -> list[dict[str, float]]:

@@ -154,6 +154,20 @@ def test_squared_distances_leave_out_the_heads_of_other_tasks(
     assert len(free) == (len(tasks) * 4 * ROW if mask_heads and scenario == "class" else 0)
 
 
+@pytest.mark.parametrize("mask_heads", [True, False])
+def test_squared_distances_and_their_gradients_are_those_of_masked_differences_to_the_last_bit(
+    mask_heads: bool,
+) -> None:
+    learner = at_step(PosteriorReplay(mask_heads=mask_heads, strength=0.3), tiny_stream(), 2 * STEPS + 5)
+    made, layout = made_for(learner, 0, 1).requires_grad_(), learner.model.layout
+    free = torch.stack([~layout.mask(learner.outputs_of(task)) for task in (0, 1)])[:, None]
+    apart = (made - learner.model.kept).masked_fill(free & mask_heads, 0.0)
+    plain, found = 0.3 * apart.square().sum() / 2, learner.regulariser(made, (0, 1))
+    assert found > 0
+    assert torch.equal(found, plain)
+    assert torch.equal(torch.autograd.grad(found, made)[0], torch.autograd.grad(plain, made)[0])
+
+
 @pytest.mark.parametrize("divergence", ["squared", "reverse-kl"])
 @every_hypernetwork
 def test_stored_and_recomputed_targets_train_the_same_weights(divergence: Any, hypernetwork: Any) -> None:

@@ -31,6 +31,7 @@ from reverie.nn.hypernetworks import (
     Structured,
     StructuredModule,
     hyperfan_variance,
+    leading,
 )
 from reverie.nn.networks import EncoderAndHead, Head, Linear
 from reverie.nn.parameters import ParameterSpec
@@ -118,6 +119,16 @@ def options(request: pytest.FixtureRequest) -> HypernetworkOptions:
 
 
 # ------------------------------------------------------------------------------- what holds for every kind
+
+
+@pytest.mark.parametrize("n", [1, 4, 5])
+def test_the_first_numbers_have_the_gradient_of_a_slice_and_may_be_changed_in_place(n: int) -> None:
+    x, direction = torch.randn(2, 3, 5, requires_grad=True), torch.randn(2, 3, n)
+    found = leading(3 * x, n)
+    assert torch.equal(found, 3 * x[..., :n])
+    found[:, 0].add_(1)
+    (gradient,) = torch.autograd.grad(found, x, direction)
+    assert torch.equal(gradient, torch.autograd.grad(3 * x[..., :n], x, direction)[0])
 
 
 def test_each_task_has_its_row_in_the_order_asked_for(options: HypernetworkOptions) -> None:

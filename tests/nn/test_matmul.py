@@ -163,3 +163,12 @@ def test_a_derivative_forwards_is_that_of_the_plain_operator(own_product: list[t
     found = torch.func.jvp(lambda share: linear(x, weight) * share, (torch.zeros(4, 3),), (direction,))
     torch.testing.assert_close(found[1], functional.linear(x, weight) * direction, **CLOSE)
     assert own_product == []
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(40, 9, 3), (4, 9, 30)], ids=["the product is small", "or not"])
+def test_of_a_transposed_factor_and_the_rest_whichever_is_smaller_is_copied(m: int, k: int, n: int) -> None:
+    """As in the gradient of a weight with many more outputs than inputs; either way it lies in memory as others do."""
+    a, b = inputs(k, m).t(), inputs(k, n, seed=1)
+    found = matmul._product(a, b)
+    torch.testing.assert_close(found, a @ b, rtol=1e-6, atol=1e-6)
+    assert found.is_contiguous()

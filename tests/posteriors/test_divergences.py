@@ -46,6 +46,18 @@ def test_gradients_of_kl_are_those_of_torch(pairs_of: list[tuple[tuple[float, fl
         torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-8)
 
 
+def test_the_wasserstein_distance_and_its_gradient_are_the_plain_formulas_to_the_last_bit() -> None:
+    rng = torch.Generator().manual_seed(0)
+    m, s, other_m, other_s = (torch.randn(3, 50, generator=rng).requires_grad_() for _ in range(4))
+    plain = ((m - other_m).square() + (s - other_s).square()).sum(dim=-1)
+    found = gaussian_wasserstein(m, s, other_m, other_s)
+    assert torch.equal(found, plain)
+    for mine, theirs in zip(
+        torch.autograd.grad((0.3 * found).sum(), (m, s)), torch.autograd.grad((0.3 * plain).sum(), (m, s)), strict=True
+    ):
+        assert torch.equal(mine, theirs)
+
+
 def test_kl_is_the_mean_of_the_difference_of_the_log_densities() -> None:
     one, other = Normal(torch.tensor(0.5), torch.tensor(0.7)), Normal(torch.tensor(-0.2), torch.tensor(1.3))
     n = 200_000

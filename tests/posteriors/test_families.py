@@ -127,6 +127,17 @@ def test_samples_are_differentiable_in_all_of_theta(explicit: Posterior) -> None
     assert (grad.abs() > 1e-8).all()
 
 
+@pytest.mark.parametrize("family", [MeanField(), Radial()])
+def test_moved_and_scaled_noise_and_its_gradient_are_those_of_the_fused_operator(family: Posterior) -> None:
+    noise = family.noise(6, SPEC, seeded())
+    theta, direction = theta_of(family).requires_grad_(), torch.randn(6, N, generator=seeded(6))
+    found = family.sample(theta, SPEC, noise)
+    fused = torch.addcmul(theta[0], softplus(theta[1] + OFFSET), noise)
+    torch.testing.assert_close(found, fused, rtol=1e-6, atol=1e-6)
+    mine, theirs = (torch.autograd.grad(weights, theta, direction)[0] for weights in (found, fused))
+    assert torch.equal(mine, theirs)
+
+
 def test_the_kl_is_one_number_differentiable_in_all_of_theta(explicit: Posterior) -> None:
     theta = theta_of(explicit).double().requires_grad_()
     noise = explicit.noise(2, SPEC, seeded()).double()

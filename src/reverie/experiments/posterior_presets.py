@@ -419,6 +419,19 @@ ROWS: Mapping[str, tuple[dict[str, Any], str]] = {
         ),
         "25,000 steps",
     ),
+    "pr-dirac-supsup-split-mnist": (
+        _row(
+            *(MNIST, "default", 5000, 128, 1e-4, "posterior-replay"),
+            **{
+                **_POINT,
+                "strength": 0.1,
+                "criterion": "entropy-gradient",
+                "active_classes": "all-so-far",
+                "hypernetwork": _chunked(4500, 100, 100),
+            },
+        ),
+        "25,000 steps",
+    ),
     "pr-dirac-split-mnist-lenet": (
         _row(
             *(MNIST, "lenet", 5000, 128, 1e-3, "posterior-replay"),

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, cast
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from reverie.checks import Problems
 from reverie.learners.posteriors import PosteriorLearner
@@ -84,8 +85,8 @@ class PosteriorReplay(PosteriorLearner):
         super()._enter(task)
         self._old: tuple[Tensor, ...] = ()
         masks = [self.posterior.theta_mask(self.model.layout, self.outputs_of(old)) for old in range(task)]
-        if masks:  # (K, numel), 1 at what the model of an earlier task uses
-            self._masks = torch.stack(masks).to(self.device.torch_device, torch.float32)
+        if masks:  # (K, numel), at what the model of an earlier task uses
+            self._masks = torch.stack(masks).to(self.device.torch_device)
 
     def keep(self) -> None:
         """What is made for the tasks before this one, or the hypernetwork that makes it."""
@@ -110,11 +111,11 @@ class PosteriorReplay(PosteriorLearner):
     def regulariser(self, made: Tensor, tasks: Sequence[int]) -> Tensor:
         old, new = self._targets(tasks), self._described(made)
         if self.divergence == "squared":
-            apart = new[0] - old[0]
+            (theta,), (target,) = new, old
             if self.mask_heads:
                 masks = self._masks if len(tasks) == len(self._masks) else self._masks[list(tasks)]
-                apart = apart * masks[:, None]
-            return self.beta * apart.square().sum() / len(tasks)
+                target = torch.where(masks[:, None], target, theta.detach())
+            return self.beta * mse_loss(theta, target, reduction="sum") / len(tasks)
         if self.divergence == "forward-kl":
             each = gaussian_kl(*old, *new)
         elif self.divergence == "reverse-kl":

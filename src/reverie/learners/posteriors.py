@@ -198,18 +198,21 @@ class PosteriorLearner(SolverLearner):
         assert batch.y is not None
         old = self.rehearsed()
         made = self.model.hypernet([self.task, *old])
+        # A split, whose gradient is one copy: that of two slices is two of zeros, added up.
+        first, others = made.split([1, len(old)])
+        theta = first.squeeze(0)
         with self.device.autocast():
             scores, weights, seen = self.posterior.training_scores(
-                made[0], self.model.ensemble, batch.x, self.samples, self.rng("weights")
+                theta, self.model.ensemble, batch.x, self.samples, self.rng("weights")
             )
         name, nll = self._nll(scores[..., self.mine].float(), batch.y)
         losses = {name: (batch.weight * nll).sum(dim=1).mean()}
         total = self.rows_now * losses[name]
         if self.kl_weight:
-            losses["kl"] = self.prior_term(made[0], weights)
+            losses["kl"] = self.prior_term(theta, weights)
             total = total + self.kl_weight * losses["kl"]
         if old:
-            losses["regulariser"] = self.regulariser(made[1:], old)
+            losses["regulariser"] = self.regulariser(others, old)
             total = total + losses["regulariser"]
         if total.device.type == "cpu" and not math.isfinite(total.item()):  # elsewhere each look would stop the device
             self.trouble = self.trouble or self._looked_into(made.detach(), [self.task, *old])
@@ -248,12 +251,10 @@ class PosteriorLearner(SolverLearner):
             self.model.network.renew_optimiser()
             self.model.kept = made.detach().clone()
         draws, labels, each = self.rng("weights"), self.rng("coreset labels"), []
-        for task in tasks:
+        for task, theta in zip(tasks, made, strict=True):
             outputs, mine = torch.tensor(list(self.outputs_of(task)), device=batch.x.device), batch.task == task
             with self.device.autocast():
-                scores, _, _ = self.posterior.training_scores(
-                    made[task], self.model.ensemble, batch.x, self.samples, draws
-                )
+                scores, _, _ = self.posterior.training_scores(theta, self.model.ensemble, batch.x, self.samples, draws)
             logs = torch.log_softmax(scores[..., outputs].float(), dim=-1)
             nll = -(coreset.labels(batch.y, mine, outputs, labels) * logs).sum(dim=-1)
             each.append((coreset.weights(batch.weight, mine, task) * nll).sum(dim=1).mean())

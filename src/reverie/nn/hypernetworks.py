@@ -367,7 +367,7 @@ class ChunkedModule(PiecewiseModule):
         pass  # the order of the vector, whatever it holds
 
     def assembled(self, e: Tensor, c: Tensor) -> Tensor:
-        return self.pieces(self.layers, e, c).flatten(2)[..., : self.spec.numel]
+        return leading(self.pieces(self.layers, e, c).flatten(2), self.spec.numel)
 
     def multiplications(self, tasks: int) -> int:
         return self.piece_multiplications(self.layers, tasks, self.count)
@@ -457,8 +457,8 @@ class StructuredModule(PiecewiseModule):
         each = c.split([units.count for units in self.units], dim=2)
         for units, layers, embeddings in zip(self.units, self.networks, each, strict=True):
             made = self.pieces(cast(nn.ModuleList, layers), e, embeddings)
-            found += made.unflatten(2, (-1, units.cuts)).flatten(3)[..., : units.numel].unbind(2)
-        return torch.cat([found[unit] for unit in self.order], dim=2)[..., : self.spec.numel]
+            found += leading(made.unflatten(2, (-1, units.cuts)).flatten(3), units.numel).unbind(2)
+        return leading(torch.cat([found[unit] for unit in self.order], dim=2), self.spec.numel)
 
     def multiplications(self, tasks: int) -> int:
         return sum(
@@ -544,6 +544,12 @@ def hyperfan_variance(kind: Kind, fan_in: int) -> float:
     """Of a parameter of the main network at the start: 2 / fan_in of weights, 1 / (3 fan_in) of biases; norms do not vary, their scales are 1 and
     their shifts 0 (hyperfan-in of Chang, Flokas and Lipson 2020, "Principled weight initialization for hypernetworks")."""
     return {"weight": 2 / fan_in, "bias": 1 / (3 * fan_in)}.get(kind, 0.0)
+
+
+def leading(values: Tensor, n: int) -> Tensor:
+    """The first n of the last dimension. A split, whose gradient is one concatenation: that of a slice fills as many zeros first. An unsafe
+    one, so that what it gives may be changed in place."""
+    return torch.unsafe_split_with_sizes(values, [n, values.shape[-1] - n], dim=-1)[0]
 
 
 def run_hidden(layers: nn.ModuleList, activation: Activation, h: Tensor) -> Tensor:

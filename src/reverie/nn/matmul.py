@@ -40,7 +40,10 @@ def _eligible(tensor: Tensor) -> bool:
 
 def _product(a: Tensor, b: Tensor, bias: Tensor | None = None) -> Tensor:
     """a (m, k) @ b (k, n) + bias; a transposed b is read where it lies. A part of a larger matrix is copied first: oneDNN multiplies it by
-    a routine that is tens of times slower."""
+    a routine that is tens of times slower. Of a transposed a it is copied where that is less to copy than b and the product."""
+    m, k, n = *a.shape, b.shape[1]
+    if bias is None and m * k > k * n + m * n and a.t().is_contiguous():
+        return _product(b.t(), a.t()).t().contiguous()
     b = b if b.is_contiguous() or b.t().is_contiguous() else b.contiguous()
     bias = bias if bias is None else bias.contiguous()  # which it would read as if it were
     return torch.ops.mkldnn._linear_pointwise(a.contiguous(), b.t(), bias, "none", [], "")

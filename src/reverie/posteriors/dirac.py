@@ -24,7 +24,7 @@ class Dirac(PosteriorFamily):
         return True
 
     def sample(self, theta: Tensor, spec: ParameterSpec, noise: Tensor) -> Tensor:
-        return theta[0].expand(len(noise), -1)
+        return theta.expand(len(noise), -1)
 
     def noise(self, n: int, spec: ParameterSpec, rng: torch.Generator) -> Tensor:
         return torch.empty(n, 0, device=rng.device)

@@ -45,7 +45,8 @@ class MeanField(PosteriorFamily):
     variances: ClassVar[tuple[float, ...]] = (0.003, 0.083)
 
     def sample(self, theta: Tensor, spec: ParameterSpec, noise: Tensor) -> Tensor:
-        return torch.addcmul(theta[0], softplus(theta[1] + self.offset), noise)
+        mean, std = self.deviations(theta)
+        return mean + std * noise  # the gradient of addcmul would copy the noise first
 
     def noise(self, n: int, spec: ParameterSpec, rng: torch.Generator) -> Tensor:
         return torch.randn(n, spec.numel, generator=rng, device=rng.device)
@@ -85,8 +86,10 @@ class MeanField(PosteriorFamily):
 
     def deviations(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """(..., 2, numel) -> means and deviations, (..., numel) each."""
-        return theta[..., 0, :], softplus(theta[..., 1, :] + self.offset)
+        mean, rho = theta.unbind(-2)  # whose gradient is one copy: that of two indices is two of zeros, added up
+        return mean, softplus(rho + self.offset)
 
     def moments(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """(..., 2, numel) -> means and the logarithms of the deviations, (..., numel) each."""
-        return theta[..., 0, :], log_softplus(theta[..., 1, :] + self.offset)
+        mean, rho = theta.unbind(-2)
+        return mean, log_softplus(rho + self.offset)

@@ -24,7 +24,8 @@ class Radial(PosteriorFamily):
     variances: ClassVar[tuple[float, ...]] = (0.003, 0.083)
 
     def sample(self, theta: Tensor, spec: ParameterSpec, noise: Tensor) -> Tensor:
-        return torch.addcmul(theta[0], softplus(theta[1] + self.offset), noise)
+        mean, rho = theta
+        return mean + softplus(rho + self.offset) * noise
 
     def noise(self, n: int, spec: ParameterSpec, rng: torch.Generator) -> Tensor:
         """(n, numel): of each tensor a direction times a length."""
