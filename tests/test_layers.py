@@ -15,8 +15,8 @@ PACKAGE = Path(reverie.__file__).parent
 # From the bottom up: a layer imports only from those before it. A learner names its probes, so these come first.
 LAYERS = (
     *("checks", "seeding", "device", "storage", "options", "types"),
-    *("nn", "streams", "metrics", "posteriors", "solvers", "generators", "replay", "penalties", "probes", "learners"),
-    *("engine", "experiments", "reports", "cli"),
+    *("nn", "streams", "metrics", "posteriors", "solvers", "generators", "replay", "penalties"),
+    *("dreams", "probes", "learners", "engine", "experiments", "reports", "cli"),
 )
 
 FILES = sorted(PACKAGE.rglob("*.py"))

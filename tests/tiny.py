@@ -43,6 +43,26 @@ def tiny_stream(
     return recommending(source.build(scenario, seed), steps=steps, **recommended)
 
 
+def tiny_images(
+    scenario: Scenario = "class",
+    *,
+    tasks: int = 3,
+    classes_per_task: int = 2,
+    rows: int = 24,
+    steps: int = 8,
+    seed: int = 0,
+    **recommended: Any,
+) -> ArrayStream:
+    """The same with rows of 1 x 8 x 8."""
+    blobs = Blobs(tasks=tasks, classes_per_task=classes_per_task, dimensions=64, rows_per_class=rows, spread=0.08)
+    source = blobs.build("class", seed)
+    parts = [
+        [rows.take(torch.arange(len(rows))) for rows in (task.train, source.tests[task.index].rows)] for task in source
+    ]
+    arrays = [[v for b in pair for v in (b.x.reshape(-1, 1, 8, 8), b.y)] for pair in parts]
+    return recommending(ArrayStream.from_arrays(arrays, scenario), steps=steps, **recommended)
+
+
 def tiny_curves(*, targets: int = 1, rows: int = 12, steps: int = 8, **recommended: Any) -> ArrayStream:
     """Regression: three cubics and parabolas in pieces, each target a multiple of the curve."""
     source = Regression1D(rows=rows, test_rows=9).build("domain", 0)

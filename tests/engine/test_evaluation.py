@@ -65,6 +65,33 @@ def test_the_prefix_sees_each_test_row_once() -> None:
     assert [evaluate(plain, task) for task in (0, 1, 2, 2)] == first
 
 
+class Measuring(Scripted):
+    """It also measures the first number of a row, and how many rows are bright."""
+
+    def measure(self, x: Tensor) -> dict[str, Tensor]:
+        return {"first": x[:, 0], "bright": x[:, 0] > 0.5}
+
+
+@pytest.mark.parametrize("chunk", [None, 5])
+def test_what_a_learner_measures_has_matrices_of_its_own(chunk: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if chunk is not None:
+        monkeypatch.setattr(evaluation, "CHUNK", chunk)
+    stream = tiny_stream("class")
+    learner: Any = Measuring(stream.spec, False)
+    row = Evaluator(stream.tests, "class", CPU, "seen")(learner, 1)
+    assert set(row.more) == {"first", "bright"}
+    for name, expected in (("first", lambda x: x), ("bright", lambda x: (x > 0.5).float())):
+        values = row.more[name]
+        assert values[2] is None  # not taught yet
+        for number in (0, 1):
+            x = stream.tests[number].rows.take(torch.arange(len(stream.tests[number].rows))).x[:, 0]
+            assert values[number] == pytest.approx(expected(x).mean().item(), rel=1e-5)
+    plain: Any = Scripted(stream.spec, False)
+    unmeasured = Evaluator(stream.tests, "class", CPU, "seen")(plain, 1)
+    assert unmeasured.more == {}
+    assert unmeasured.task_agnostic == row.task_agnostic
+
+
 # ------------------------------------------------------------------------------- learners with a model a task
 
 

@@ -195,8 +195,10 @@ def test_every_preset_can_be_run(name: str) -> None:
     source = from_options(STREAMS, config.stream)
     toy = config.stream["name"] in ("regression-1d", "gaussian-modes")
     stream = source.build(config.scenario, 0) if toy else tiny_stream(config.scenario or "class")
-    if "backbone" in config.learner or (config.learner.get("solver") or {}).get("name") == "cnn":  # a convolutional one
-        images = torch.rand(4, 1, 28, 28), torch.arange(4) % 2
+    autoencoder = config.learner.get("autoencoder")
+    if autoencoder or "backbone" in config.learner or (config.learner.get("solver") or {}).get("name") == "cnn":
+        side = 32 if autoencoder and autoencoder["size"] == "faithful32" else 28
+        images = torch.rand(4, 1, side, side), torch.arange(4) % 2
         stream = ArrayStream.from_arrays([(*images, *images)] * 2, config.scenario or "class")
     if residual:
         images = torch.rand(8, 3, 32, 32), torch.arange(8) % 2

@@ -14,13 +14,14 @@ import torch
 
 from reverie.engine import Settings
 from reverie.generators import GENERATORS
-from reverie.learners import LEARNERS, FrozenBackbone, GenerativeReplay
+from reverie.learners import LEARNERS, LGAA, FrozenBackbone, GenerativeReplay
 from reverie.learners.base import SolverLearner
 from reverie.options import Part, from_options, signature
 from reverie.posteriors import POSTERIORS, Implicit
 from reverie.seeding import Randomness
 from reverie.solvers import MLP
 from reverie.storage import read_tree, write_tree
+from reverie.streams import ArrayStream
 from tests.tiny import (
     Halt,
     Trained,
@@ -30,6 +31,7 @@ from tests.tiny import (
     recommending,
     snapshot,
     tiny_generator,
+    tiny_images,
     tiny_stream,
     train,
 )
@@ -86,7 +88,7 @@ def learner_of(case: str) -> Part:
     if inside:
         part.set_params(method=from_options(LEARNERS, inside))
     method = method_of(part)
-    short = {"rows_a_step": 8, "projection": 16}
+    short = {"rows_a_step": 8, "projection": 16} | ({"batch_size": 8} if isinstance(method, LGAA) else {})
     method.set_params(**{name: value for name, value in short.items() if name in signature(type(method))})
     return part
 
@@ -94,6 +96,11 @@ def learner_of(case: str) -> Part:
 def method_of(part: Any) -> Any:
     """The learner itself, or the one behind a frozen backbone."""
     return part.method if isinstance(part, FrozenBackbone) else part
+
+
+def stream_of(case: str, scenario: Any = "class", **options: Any) -> ArrayStream:
+    """Rows that the method can learn: the adversarial autoencoder learns images alone."""
+    return tiny_images(scenario, **options) if "lgaa" in case else tiny_stream(scenario, **options)
 
 
 def is_frozen(case: str) -> bool:
@@ -105,9 +112,14 @@ def trains_solver(case: str) -> bool:
     return isinstance(method_of(learner_of(case)), SolverLearner)
 
 
+def trains_autoencoder(case: str) -> bool:
+    """Whether all networks are those of the adversarial autoencoder."""
+    return isinstance(method_of(learner_of(case)), LGAA)
+
+
 def has_losses(case: str, phase: str) -> bool:
     """Statistics are added up, they have no loss; the backbone that they are taken behind is trained by one."""
-    return trains_solver(case) or phase == "backbone"
+    return trains_solver(case) or trains_autoencoder(case) or phase == "backbone"
 
 
 def takes_steps(case: str) -> bool:
@@ -145,7 +157,7 @@ def breaking_off(case: str, at: int, task: int) -> Any:
 @cache
 def trained(case: str, scenario: str) -> Trained:
     """Shared by the checks that only look."""
-    return train(learner_of(case), tiny_stream(scenario))
+    return train(learner_of(case), stream_of(case, scenario))
 
 
 every_learner = pytest.mark.parametrize("case", CASES)
@@ -176,14 +188,14 @@ def check_steps(case: str, run: Trained) -> None:
 @every_learner
 @every_scenario
 def test_same_seed_same_bits_and_another_seed_others(case: str, scenario: str) -> None:
-    first, again = trained(case, scenario), train(learner_of(case), tiny_stream(scenario))
+    first, again = trained(case, scenario), train(learner_of(case), stream_of(case, scenario))
     assert differing(first.learner.state(), again.learner.state()) == []
     assert first.result["matrices"] == again.result["matrices"]
     assert first.result["findings"] == again.result["findings"]
-    other = train(learner_of(case), tiny_stream(scenario), seed=1)
+    other = train(learner_of(case), stream_of(case, scenario), seed=1)
     mine, others = first.learner.state(), other.learner.state()
     # Sums over all rows are the same in any order: where nothing is drawn but that, the seed is not seen but for rounding.
-    if trains_solver(case) or is_frozen(case) or case == "ranpac":
+    if trains_solver(case) or trains_autoencoder(case) or is_frozen(case) or case == "ranpac":
         weights = [network_weights(case, state) for state in (mine, others)]
         assert weights[0]
         assert all(differing(a, b) for a, b in zip(*weights, strict=True))
@@ -200,6 +212,8 @@ def network_weights(case: str, state: Any) -> list[Any]:
         state = state["inner"]
     if trains_solver(case):
         found.append(state["solver"]["weights"])
+    if trains_autoencoder(case):
+        found.append(state["model"]["networks"])
     return found
 
 
@@ -229,7 +243,7 @@ def test_predict_and_probes_change_nothing(case: str, scenario: str) -> None:
 @every_scenario
 def test_evaluation_and_checkpoints_do_not_move_training(case: str, scenario: str, tmp_path: Path) -> None:
     busy = Settings(evaluate="all", evaluate_every=3, checkpoint_steps=5)
-    watched = train(learner_of(case), tiny_stream(scenario), folder=tmp_path, settings=busy)
+    watched = train(learner_of(case), stream_of(case, scenario), folder=tmp_path, settings=busy)
     assert differing(trained(case, scenario).learner.state(), watched.learner.state()) == []
 
 
@@ -238,7 +252,7 @@ def test_evaluation_and_checkpoints_do_not_move_training(case: str, scenario: st
 def test_state_loaded_in_the_middle_continues_bit_by_bit(case: str, scenario: str, tmp_path: Path) -> None:
     whole = trained(case, scenario)
     at = 2 * whole.result["cost"]["steps"] // 3 + 1  # inside a phase, past the first task where there are more
-    broken = make_loop(learner_of(case), tiny_stream(scenario), prepare=breaking_off(case, at, task=1))
+    broken = make_loop(learner_of(case), stream_of(case, scenario), prepare=breaking_off(case, at, task=1))
     with pytest.raises(Halt):
         broken.run()
     write_tree(tmp_path / "state", broken.learner.state())
@@ -248,7 +262,7 @@ def test_state_loaded_in_the_middle_continues_bit_by_bit(case: str, scenario: st
         learner.load(state)
         assert differing(learner.state(), state) == []
 
-    fresh = make_loop(learner_of(case), tiny_stream(scenario), prepare=load)
+    fresh = make_loop(learner_of(case), stream_of(case, scenario), prepare=load)
     fresh.record.load(record, torch.device("cpu"))
     fresh.cursor = broken.cursor
     result = fresh.run()
@@ -268,7 +282,8 @@ def test_memory_says_what_is_kept(case: str, scenario: str) -> None:
     )
     stores = "latents" if case == "latent-replay" else "none"
     assert memory.stores == ("raw" if keeps_rows else stores)
-    networks = {name for name, kept in (("backbone", is_frozen(case)), ("solver", trains_solver(case))) if kept}
+    parts = {"backbone": is_frozen, "solver": trains_solver, "autoencoder": trains_autoencoder}
+    networks = {name for name, kept in parts.items() if kept(case)}
     method = case.rpartition(" with ")[2] if is_frozen(case) else case.partition(" with ")[0]
     kept = KEPT.get(method, {"generator"} if case.startswith("generative") else set())
     assert set(memory.persistent) == networks | kept
@@ -296,7 +311,7 @@ def test_cost_and_losses(case: str, scenario: str) -> None:
 
         learner.step = step
 
-    train(learner_of(case), tiny_stream(scenario), prepare=spy)
+    train(learner_of(case), stream_of(case, scenario), prepare=spy)
     assert all(math.isfinite(cost) and cost > 0 for cost in costs)
     assert bool(costs) == takes_steps(case)
     for (_, phase), named in seen.items():
@@ -309,7 +324,7 @@ def test_cost_and_losses(case: str, scenario: str) -> None:
 
 @every_learner
 def test_one_new_class_a_task(case: str) -> None:
-    stream = tiny_stream("class", classes_per_task=1, tasks=4)
+    stream = stream_of(case, "class", classes_per_task=1, tasks=4)
     run = train(learner_of(case), stream)
     assert run.result["status"] == "complete"
     assert run.result["tasks"] == list(stream.spec.task_names)
@@ -334,7 +349,7 @@ def test_scores_are_minus_infinity_outside_the_head(case: str, scenario: str) ->
 
 @every_learner
 def test_classes_not_taught_yet_are_never_answered(case: str) -> None:
-    stream = tiny_stream("class")
+    stream = stream_of(case, "class")
     loop = make_loop(learner_of(case), stream, prepare=breaking_off(case, 3, task=0))
     with pytest.raises(Halt):
         loop.run()
@@ -346,7 +361,7 @@ def test_classes_not_taught_yet_are_never_answered(case: str) -> None:
 
 @every_learner
 def test_a_task_smaller_than_one_batch(case: str) -> None:
-    stream = recommending(tiny_stream("class", rows=3), batch_size=64, steps=4)
+    stream = recommending(stream_of(case, "class", rows=3), batch_size=64, steps=4)
     run = train(learner_of(case), stream)
     assert run.result["status"] == "complete"
     check_steps(case, run)
@@ -356,11 +371,11 @@ def test_a_task_smaller_than_one_batch(case: str) -> None:
 def test_epochs_instead_of_steps(case: str) -> None:
     part = learner_of(case)
     if "epochs" not in signature(type(part)):  # every row is added up once; there is no budget to choose
-        phases = make_loop(part, tiny_stream("class")).learner.phases(tiny_stream("class")[0])
+        phases = make_loop(part, stream_of(case, "class")).learner.phases(stream_of(case, "class")[0])
         assert {(phase.steps, phase.epochs) for phase in phases} <= {(None, 1)}
         assert "steps" not in signature(type(part))
         return
-    loop = make_loop(part.set_params(epochs=2), tiny_stream("class"))
+    loop = make_loop(part.set_params(epochs=2), stream_of(case, "class"))
     # A frozen backbone's own budget is that of its first phase; the method behind it has one of its own.
     phase = loop.learner.phases(loop.stream[0])[0 if is_frozen(case) else -1]
     assert (phase.steps, phase.epochs) == (None, 2)

@@ -461,6 +461,17 @@ def test_digits_are_always_there() -> None:
     assert (datasets.verify("digits") / "digits.csv.gz").is_file()
 
 
+def test_inverted_digits_are_digits_in_a_mirror_with_their_ink_inverted() -> None:
+    plain, inverted = datasets.load("digits"), datasets.load("digits-inverted")
+    for mine, theirs in ((inverted.x_train, plain.x_train), (inverted.x_test, plain.x_test)):
+        assert (mine.dtype, mine.shape) == (theirs.dtype, theirs.shape)
+        np.testing.assert_array_equal(mine[:, 0, :, 0], 1 - theirs[:, 0, :, 7])
+        np.testing.assert_array_equal(mine[:, 0, :, 6], 1 - theirs[:, 0, :, 1])
+    np.testing.assert_array_equal(inverted.y_train, plain.y_train)
+    np.testing.assert_array_equal(inverted.y_test, plain.y_test)
+    assert inverted.classes == plain.classes
+
+
 def test_the_table_is_consistent() -> None:
     assert not [part for part, source in DATASETS.items() if source.part_of and source.part_of not in DATASETS]
     for source in DATASETS.values():

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from reverie.streams import DatasetRows, JoinedRows, TensorRows
-from reverie.streams.rows import item_array, stored_bytes
+from reverie.streams.rows import Relabelled, item_array, stored_bytes
 from reverie.types import Rows
 
 X = torch.arange(24.0).reshape(6, 4)
@@ -44,6 +44,8 @@ MAKERS: dict[str, Callable[[], Rows]] = {
     "joined": joined,
     "moved": lambda: TensorRows(X, Y).to(torch.device("cpu")),
     "transformed": lambda: TensorRows(X / 2, Y, transform=lambda x: 2 * x),
+    "relabelled": lambda: Relabelled(TensorRows(X, Y.flip(0)), Y),
+    "relabelled data set, moved": lambda: Relabelled(DatasetRows(Items(), Y + 5), Y).to(torch.device("cpu")),
     "transformed once": lambda: TensorRows(X / 2, Y, transform=lambda x: 2 * x, once=True),
 }
 
@@ -97,6 +99,21 @@ def test_taking_rows_does_not_hand_out_the_source() -> None:
     rows = TensorRows(x, Y)
     rows.take(torch.arange(6)).x.zero_()
     assert torch.equal(x, X)
+
+
+def test_rows_under_other_labels_leave_the_source_as_it_is() -> None:
+    source = TensorRows(X, Y, task=3)
+    labels = torch.tensor([7, -1, 7, -1, 0, 0])
+    rows = Relabelled(source, labels)
+    assert torch.equal(rows.labels, labels)
+    batch = rows.take(torch.tensor([4, 1]))
+    assert batch.y is not None
+    assert batch.y.tolist() == [0, -1]
+    assert batch.task.tolist() == [3, 3]
+    assert torch.equal(source.labels, Y)
+    assert torch.equal(source.take(torch.arange(6)).y, Y)  # type: ignore[arg-type]
+    both = JoinedRows([rows, source])
+    assert torch.equal(both.labels, torch.cat([labels, Y]))
 
 
 def test_the_task_of_each_row() -> None:

@@ -15,6 +15,7 @@ COMMANDS = {
     "run": "train learners on a stream; without options: the demonstration",
     "resume": "continue a run that was interrupted",
     "predict": "labels for new inputs from a finished run",
+    "dream": "pictures of what a finished autoencoder (lgaa) learnt",
     "report": "one HTML page from one or more runs",
     "reproduce": "run a published table again and compare",
     "cuts": "where a network can be cut and frozen, and what a latent costs there",

@@ -29,6 +29,76 @@ def _split_mnist(learner: str, **options: Any) -> dict[str, Any]:
     return {"stream": SPLIT_MNIST, "scenario": "class", "learner": {"name": learner, **_BUDGET, **options}}
 
 
+LGAA = "Ye and Bors, Lifelong Generative Adversarial Autoencoder, IEEE TNNLS, settings of the authors' public code"
+_DOMAINS = {"name": "sequence", "datasets": ["mnist", "fashion-mnist"], "shared_labels": True}
+
+
+def _lgaa(epochs: int, stream: Mapping[str, Any], learner: Mapping[str, Any], **autoencoder: Any) -> dict[str, Any]:
+    method = {"name": "lgaa", "epochs": epochs, "batch_size": 64, **learner}
+    return {
+        "stream": {**_DOMAINS, **stream},
+        "scenario": "domain",
+        "learner": {**method, "autoencoder": {"name": "lgaa", **autoencoder}},
+    }
+
+
+def _lgaa_presets() -> dict[str, Preset]:
+    """Our own settings, and the authors' with what can run at all of their choices."""
+
+    def adam(rate: float, first: float = 0.9) -> dict[str, Any]:
+        return {"name": "adam", "learning_rate": rate, "betas": [first, 0.999]}
+
+    rms = {"name": "rmsprop", "learning_rate": 1e-4, "decay": 0.9, "epsilon": 1e-10}
+    published = {
+        "initial_std": 0.02,
+        "uniform_noise": True,
+        "mutual_information": 0.0,
+        "shape_inference": True,
+        "domain_shapes_encoder": False,
+        "code_kl_weight": 1.0,
+    }
+    rates = {"dream_optimiser": adam(1e-4), "label_optimiser": adam(1e-4)}
+    return {
+        "lgaa-tiny": Preset(
+            _lgaa(3, {"train_rows": 10_000}, {}, size="tiny"), "our own settings", "1,400 steps, minutes on two cores"
+        ),
+        "lgaa-faithful32": Preset(
+            _lgaa(
+                20,
+                {"size": 32},
+                {"balance": False},
+                size="faithful32",
+                penalty_norm="columns",
+                one_place=True,
+                critic_optimiser=rms,
+                generator_optimiser=rms,
+                **published,
+                **rates,
+            ),
+            LGAA,
+            "56,000 steps, 52 PFLOP: an accelerator",
+        ),
+        "lgaa-eccv28": Preset(
+            _lgaa(
+                10,
+                {},
+                {"balance": False},
+                size="eccv28",
+                generators="two",
+                prior="domain-shifted",
+                temperature=0.1,
+                critic_optimiser=adam(2e-4, 0.5),
+                generator_optimiser=adam(1e-3, 0.5),
+                dream_optimiser=adam(2e-4, 0.5),
+                label_optimiser=adam(2e-4, 0.5),
+                **published,
+            ),
+            "Ye and Bors, ECCV 2020, arXiv 2007.10221, settings of the authors' public code",
+            "28,000 steps: an accelerator",
+        ),
+    }
+
+
 GLR = "Armstrong, Thakur and Clifton, Generative Latent Replay for Continual Learning"
 _CNN = {"name": "cnn", "channels": [32, 64], "kernel": 5, "halving": "max-pool", "width": 256}
 
@@ -143,4 +213,5 @@ PRESETS: dict[str, Preset] = {
         "10,000 steps, a minute",
     ),
     **{name: Preset(options, PAPER, cost) for name, (options, cost) in ROWS.items()},
+    **_lgaa_presets(),
 }

@@ -4,7 +4,7 @@ adversarial autoencoder", IEEE TNNLS; its precursor ECCV 2020, arXiv 2007.10221)
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, cast
 
@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from reverie.checks import OptionsError, Problems
+from reverie.checks import DataError, OptionsError, Problems
 from reverie.device import Device
 from reverie.generators.decoding import check_trained, check_unit_range
 from reverie.generators.lgaa_losses import (
@@ -25,6 +25,7 @@ from reverie.generators.lgaa_losses import (
     uniform_kl,
 )
 from reverie.generators.lgaa_networks import (
+    CodeColumns,
     Conditioning,
     Critic,
     GaussianEncoder,
@@ -35,14 +36,16 @@ from reverie.generators.lgaa_networks import (
     chosen_layout,
     class_inference,
     domain_inference,
+    start,
 )
-from reverie.nn.networks import channels_last, forward_flops, multiplications, training_flops
+from reverie.nn.networks import Head, channels_last, forward_flops, multiplications, training_flops
 from reverie.nn.optimisers import Adam, Optimiser, load_optimiser, optimiser_state
 from reverie.options import Part
 from reverie.seeding import Randomness, derived_seed
 from reverie.types import Batch, Level, Losses, Phase, Rows, State, StreamSpec
 
 UNKNOWN = -1  # the label of a row whose class is not known
+OUTSIDE = 1e-3  # how far a value may lie outside [0, 1] by rounding
 
 
 def _adam(rate: float) -> Adam:
@@ -76,8 +79,8 @@ class AdversarialAutoencoder(Part):
 
     wake, critic: D(G(z, c, a)) - D(x) + penalty_weight * gradient penalty, z from the prior; and, once in ``critic_steps`` steps, generator:
     -D(G(z, c, a)) + mutual_information * [cross-entropy of c under q(c|G) and of a under q(a|mean of q(z|G))];
-    dream, G and q(z|x): reconstruction_weight * |G(z, c~, a~) - x|^2 + kl_weight * KL(q(z|x) || prior) + code_kl_weight * [KL(q(c|x) || uniform) +
-    KL(q(a|z) || uniform)], c~ and a~ drawn from q(c|x) and q(a|z) by Gumbel-softmax;
+    dream, G and q(z|x): reconstruction_weight * |G(z, c~, a~) - x|^2 + kl_weight * KL(q(z|x) || prior) + code_kl_weight * [KL(q(c|x) ||
+    uniform) + KL(q(a|z) || uniform)], c~ and a~ drawn from q(c|x) and q(a|z) by Gumbel-softmax;
     labels: cross-entropy of c under q(c|x), and of a under q(a|z).
 
     "Wake" and "dream" are the authors' words, not those of the wake-sleep algorithm. Images are in [0, 1] outside, in [-1, 1] inside. Rows whose
@@ -87,15 +90,19 @@ class AdversarialAutoencoder(Part):
     size: Annotated[
         Size | None,
         Field(
-            description="networks: tiny (any multiple of 4), small32, faithful32, faithful64, eccv28; None: tiny, from 64 x 64 on faithful64"
+            description="networks: tiny (any multiple of 4), small32, faithful32, faithful64, eccv28; None: faithful64 for 64 x 64, else tiny"
         ),
     ] = None
     norm: Annotated[
         Norm | None,
         Field(
-            description="in generator, critic (never batch) and encoder: none, affine (batch norm that never sees statistics, as published), batch; "
-            "None: the size's"
+            description="in generator, critic and encoder: none, affine (batch norm that never sees statistics, as published), layer, or batch "
+            "(none in critic and encoder); None: the size's"
         ),
+    ] = None
+    initial_std: Annotated[
+        float | None,
+        Field(gt=0, description="deviation of the weights at the start, 0.02 as published; None: torch's own start"),
     ] = None
     conditioning: Annotated[
         Conditioning,
@@ -165,8 +172,8 @@ class AdversarialAutoencoder(Part):
 
     def check(self, problems: Problems) -> None:
         problems.check(
-            not (self.uniform_noise and self.prior == "domain-shifted"),
-            "uniform_noise = True: z is drawn around no domain; use prior = 'standard', or leave it out",
+            not (self.uniform_noise and self.prior == "domain-shifted" and self.generators == "one"),
+            "uniform_noise = True: z is drawn around no domain; use prior = 'standard' or generators = 'two', or leave it out",
         )
 
     # ------------------------------------------------------------------ building and growing
@@ -179,7 +186,7 @@ class AdversarialAutoencoder(Part):
         self.chosen, self.layout = chosen_layout(self.size, spec.input_shape)
         self.shape, self.outputs = spec.input_shape, spec.outputs
         self.domains = len(spec.heads) if len(spec.heads) > spec.tasks else 1  # of joint training all at once
-        self.seen = 0  # domains that were learnt, or are being
+        self.seen = 0  # domains that were learnt, or are being: a code may be there before the first step with it
         norm, seed = self.norm or self.layout.norm, rng.seed
         with rng.global_torch("lgaa weights"):
             codes = self.outputs, self.domains
@@ -195,11 +202,13 @@ class AdversarialAutoencoder(Part):
             if self.generators == "two":
                 place = derived_seed(seed, "decoder codes")
                 self.networks["decoder"] = ImageGenerator(self.layout, norm, self.shape, *codes, place)
-        self._count()
+            if self.initial_std is not None:
+                for network in self.networks.values():
+                    start(network, self.initial_std)
+        self.costs = self._counted()
         for name, network in self.networks.items():
             self.networks[name] = channels_last(network.to(device.torch_device)).eval()
         self.updates = self._updates()
-        self.trained = False
 
     def _updates(self) -> dict[str, Update]:
         nets = self.networks
@@ -215,6 +224,10 @@ class AdversarialAutoencoder(Part):
         }
 
     @property
+    def trained(self) -> bool:
+        return self.seen > 0
+
+    @property
     def decoder(self) -> str:
         """The network that reconstructs."""
         return "decoder" if self.generators == "two" else "generator"
@@ -224,28 +237,43 @@ class AdversarialAutoencoder(Part):
 
     def begin_task(self) -> None:
         """Codes for the classes and the domain of the task that begins."""
-        self.grow(self.spec.outputs, max(self.domains, self.rng.position.task + 1))
-        self.seen = max(self.seen, self.domains)
+        self.grow(self.spec.outputs, self.rng.position.task + 1)
         for update in self.updates.values():
             update.begin_task()
 
     def grow(self, classes: int, domains: int) -> None:
-        """Codes up to that many; what was made of the others stays as it was, to the bit."""
+        """Codes up to that many. What was made of the others stays as it was, and so do their moments."""
+        classes, domains = max(classes, self.outputs), max(domains, self.domains)
         if (classes, domains) == (self.outputs, self.domains):
             return
         moments = {name: optimiser_state(update.optimiser) for name, update in self.updates.items()}
-        for name in ("generator", "decoder"):
-            if name in self.networks:
-                cast(ImageGenerator, self.networks[name]).codes.grow(classes, domains)
-        cast(Critic, self.networks["critic"]).grow(classes, domains)
-        for name, count in (("classes", classes), ("domains", domains)):
-            cast(Inference, self.networks[name]).head.grow(count)
+        for part, count in self._code_parts(classes, domains):
+            part.grow(count)
+        self._renew(classes, domains)
+        for name, update in self.updates.items():
+            load_optimiser(update.optimiser, moments[name])
+
+    def _code_parts(self, classes: int, domains: int) -> Iterator[tuple[CodeColumns | Head, int]]:
+        """Every layer that has a part for each code, and how many codes it is to have."""
+        for name, network in self.networks.items():
+            if isinstance(network, ImageGenerator):
+                yield from ((network.codes.c, classes), (network.codes.a, domains))
+            elif isinstance(network, Critic) and network.conditioning != "none":
+                yield from ((network.classes, classes), (network.domains, domains))
+            elif isinstance(network, Inference):
+                yield network.head, classes if name == "classes" else domains
+
+    def _renew(self, classes: int, domains: int) -> None:
+        """What follows from the number of codes, after it has changed."""
         self.outputs, self.domains = classes, domains
         for network in self.networks.values():
             network.to(self.device.torch_device)
-        self.updates = self._updates()
-        for name, update in self.updates.items():
-            load_optimiser(update.optimiser, moments[name])
+        self.costs = self._counted()
+        if self.updates:
+            self.updates = self._updates()
+        else:  # a frozen copy
+            for network in self.networks.values():
+                network.requires_grad_(False)
 
     # ------------------------------------------------------------------ training
 
@@ -254,77 +282,116 @@ class AdversarialAutoencoder(Part):
         return Phase(name, self.phase_batch_size, steps=self.phase_steps)
 
     def step(self, batch: Batch) -> Losses:
-        """All updates on rows in [0, 1]; y: class indices (B,), -1 where not known, or soft (B, outputs); task: the domain."""
+        """All updates on rows in [0, 1]; y: class indices (B,), -1 where not known, or soft (B, outputs); task: the domain.
+
+        Raises DataError for a class or domain without a code and, where the stream does not say their range, for values outside [0, 1].
+        """
+        taught = self._checked(batch)
         x, weight = 2 * batch.x - 1, batch.weight
-        known, c = self._class_codes(batch)
-        a = nn.functional.one_hot(batch.task.clamp(max=self.domains - 1), self.domains).float()
-        losses = self._wake(x, c, a, batch.task, weight)
+        known, c = self._class_codes(batch, taught)
+        a = nn.functional.one_hot(batch.task, self.domains).float()
+        self.seen = self.domains
+        losses = self._wake(x, c, a, batch.task, weight, weight * known)
         losses |= self._dream(x, a, batch.task, weight)
-        share = weight * known
-        if bool(known.any()) if known.device.type == "cpu" else True:
-            logits = self._ready("classes", train=True)(x)
-            classes = (share * code_cross_entropy(logits, c)).sum() / share.sum().clamp(min=1e-12)
-            losses["classes"] = self.updates["classes"](classes)
-        self.trained = True
+        losses["classes"] = self._label(x, c, weight * known) if taught != "none" else torch.zeros_like(losses["kl"])
         return losses
 
-    def _class_codes(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def _checked(self, batch: Batch) -> Literal["all", "some", "none"]:
+        """How many rows have a class. One look at the numbers, so that an accelerator is waited for once a step."""
+        hard = batch.y is not None and not batch.y.is_floating_point()
+        looked = [batch.task.max()]
+        looked += [batch.y.min(), batch.y.max()] if hard and batch.y is not None else []
+        looked += [batch.x.min(), batch.x.max()] if self.spec.value_range is None else []
+        domain, *rest = torch.stack([each.double() for each in looked]).tolist()
+        if self.spec.value_range is None:
+            *rest, low, high = rest
+            if not (low >= -OUTSIDE and high <= 1 + OUTSIDE):
+                raise DataError(f"lgaa: inputs must lie in [0, 1], these lie in [{low:g}, {high:g}]; rescale them")
+        if domain >= self.domains:
+            raise DataError(
+                f"lgaa: rows of domain {domain:g}, and there are codes for domains 0 to {self.domains - 1}; begin the task first"
+            )
+        if not hard:
+            return "none" if batch.y is None else "all"
+        least, most = rest
+        if most >= self.outputs:
+            raise DataError(
+                f"lgaa: rows of class {most:g}, and there are codes for classes 0 to {self.outputs - 1}; extend the stream by the new "
+                "classes and begin the task first"
+            )
+        return "none" if most < 0 else "all" if least >= 0 else "some"
+
+    def _class_codes(self, batch: Batch, taught: str) -> tuple[Tensor, Tensor]:
         """(B,) 1 where the class is known, and codes (B, classes): of others one drawn as the class inference believes."""
         y = batch.y
         if y is not None and y.is_floating_point():
             return torch.ones_like(batch.weight), nn.functional.pad(y, (0, self.outputs - y.shape[1]))
-        y = torch.full_like(batch.task, UNKNOWN) if y is None else y
+        if y is not None and taught == "all":
+            return torch.ones_like(batch.weight), nn.functional.one_hot(y, self.outputs).float()
+        with torch.no_grad(), self.device.autocast():
+            logits = self._ready("classes")(2 * batch.x - 1)
+        drawn = gumbel_softmax(logits, 1.0, self.rng("unknown classes"), hard=True)
+        if y is None or taught == "none":
+            return torch.zeros_like(batch.weight), drawn
         known = y >= 0
         code = nn.functional.one_hot(y.clamp(min=0), self.outputs).float()
-        if y.device.type == "cpu" and bool(known.all()):
-            return known.float(), code
-        with torch.no_grad():
-            logits = self._ready("classes")(2 * batch.x - 1)
-            drawn = gumbel_softmax(logits, 1.0, self.rng("unknown classes"), hard=True)
         return known.float(), torch.where(known[:, None], code, drawn)
 
-    def _wake(self, x: Tensor, c: Tensor, a: Tensor, domain: Tensor, weight: Tensor) -> Losses:
+    def _wake(self, x: Tensor, c: Tensor, a: Tensor, domain: Tensor, weight: Tensor, known: Tensor) -> Losses:
+        """known: (B,) the weight of rows whose class is known, 0 for the others."""
         critic = cast(Critic, self._ready("critic"))
-        generate = self._ready("generator", train=True)
-        with torch.no_grad(), self.device.autocast():
-            fake = generate(self._noise(domain, "critic noise"), c, a).float()
-        both = (torch.cat([c, c]), torch.cat([a, a]))
+        fake = self._generated("critic noise", c, a, domain, train=False)
         with self.device.autocast():
-            scores = critic(torch.cat([x, fake]), *both).float()
+            scores = critic(torch.cat([x, fake]), torch.cat([c, c]), torch.cat([a, a])).float()
+            told = self._told(critic, x, c, a, known, weight) if self.conditioning == "auxiliary" else None
         real_score, fake_score = ((weight * part).sum() for part in scores.chunk(2))
         penalty = gradient_penalty(  # in float32 whatever the precision: this gradient is differentiated once more
             lambda between: critic(between, c, a),
             *(x, fake, weight, self.rng("penalty interpolation"), self.penalty_norm, self.one_place),
         )
         total = fake_score - real_score + self.penalty_weight * penalty
-        if self.conditioning == "auxiliary":
-            total = total + self._told(critic, x, c, a, weight)
-        self.updates["critic"](total)
+        self.updates["critic"](total if told is None else total + told)
         losses = {"critic": (fake_score - real_score).detach(), "penalty": penalty.detach()}
+        if told is not None:
+            losses["told"] = told.detach()
         if self.rng.position.step % self.critic_steps == 0:
-            losses |= self._update_generator(critic, c, a, domain, weight)
-        return losses
+            fake = self._generated("generator noise", c, a, domain, train=True)
+            total, found = self._generator_loss(fake, c, a, weight)
+            self.updates["generator"](total)
+        else:  # what the record has at every step
+            with torch.no_grad():
+                _, found = self._generator_loss(fake, c, a, weight)
+        return losses | found
 
-    def _update_generator(self, critic: Critic, c: Tensor, a: Tensor, domain: Tensor, weight: Tensor) -> Losses:
+    def _generated(self, purpose: str, c: Tensor, a: Tensor, domain: Tensor, train: bool) -> Tensor:
+        """Images for a step; train: to be differentiated."""
+        with torch.set_grad_enabled(train), self.device.autocast():
+            z = self._noise(domain, self.rng(purpose))
+            images: Tensor = self._ready("generator", train=True)(z, c, a).float()
+        return images
+
+    def _generator_loss(self, fake: Tensor, c: Tensor, a: Tensor, weight: Tensor) -> tuple[Tensor, Losses]:
+        """Of images that were generated with codes c and a: what the generator is to lower, and the parts of it."""
+        critic = cast(Critic, self._ready("critic"))
         with self.device.autocast():
-            fake = self._ready("generator", train=True)(self._noise(domain, "generator noise"), c, a)
-            total = adversarial = -(weight * critic(fake, c, a).float()).sum()
-            losses = {"generator": adversarial.detach()}
+            total = -(weight * critic(fake, c, a).float()).sum()
+            losses = {"generator": total.detach()}
             if self.conditioning == "auxiliary":
-                total = total + self._told(critic, fake, c, a, weight)
+                total = total + self._told(critic, fake, c, a, weight, weight)
             if self.mutual_information:
                 mean, _ = self._ready("encoder")(fake)
                 found = code_cross_entropy(self._ready("classes")(fake), c)
                 found = found + code_cross_entropy(self._ready("domains")(mean), a)
-                losses["information"] = (weight * found).sum().detach()
-                total = total + self.mutual_information * (weight * found).sum()
-        self.updates["generator"](total)
-        return losses
+                information = (weight * found).sum()
+                losses["information"] = information.detach()
+                total = total + self.mutual_information * information
+        return total, losses
 
-    def _told(self, critic: Critic, x: Tensor, c: Tensor, a: Tensor, weight: Tensor) -> Tensor:
-        """What an auxiliary critic loses in telling class and domain."""
+    def _told(self, critic: Critic, x: Tensor, c: Tensor, a: Tensor, known: Tensor, weight: Tensor) -> Tensor:
+        """What an auxiliary critic loses in telling the class, of rows whose class is known, and the domain."""
         classes, domains = critic.codes(x)
-        return (weight * (code_cross_entropy(classes.float(), c) + code_cross_entropy(domains.float(), a))).sum()
+        told = known * code_cross_entropy(classes.float(), c) + weight * code_cross_entropy(domains.float(), a)
+        return told.sum()
 
     def _dream(self, x: Tensor, a: Tensor, domain: Tensor, weight: Tensor) -> Losses:
         with self.device.autocast():
@@ -350,21 +417,26 @@ class AdversarialAutoencoder(Part):
         self.updates["domains"].apply(gradient)
         return {"reconstruction": reconstruction.detach(), "kl": kl.detach(), "domains": told.detach()}
 
+    def _label(self, x: Tensor, c: Tensor, known: Tensor) -> Tensor:
+        """known: as for ``_wake``; not all 0."""
+        with self.device.autocast():
+            logits = self._ready("classes", train=True)(x)
+        loss = (known * code_cross_entropy(logits, c)).sum() / known.sum().clamp(min=torch.finfo(known.dtype).tiny)
+        return self.updates["classes"](loss)
+
     def _ready(self, name: str, train: bool = False) -> nn.Module:
         network = self.networks[name]
         if network.training != train:
             network.train(train)
         return network
 
-    def _noise(self, domain: Tensor, purpose: str) -> Tensor:
-        rng = self.rng(purpose)
+    def _noise(self, domain: Tensor, rng: torch.Generator, temperature: float = 1.0) -> Tensor:
+        """(B, latent) the z of what is sampled: from U(-1, 1), or from the prior of these domains; temperature: times its distance from the
+        centre."""
+        n = len(domain), self.layout.latent
         if self.uniform_noise:
-            return 2 * torch.rand(len(domain), self.layout.latent, generator=rng, device=domain.device) - 1
-        return self._from_prior(domain, rng)
-
-    def _from_prior(self, domain: Tensor, rng: torch.Generator) -> Tensor:
-        z = torch.randn(len(domain), self.layout.latent, generator=rng, device=domain.device)
-        return z + self._centre(domain)
+            return temperature * (2 * torch.rand(n, generator=rng, device=domain.device) - 1)
+        return self._centre(domain) + temperature * torch.randn(n, generator=rng, device=domain.device)
 
     def _centre(self, domain: Tensor) -> Tensor | float:
         """Of the prior of z: (B, 1), or 0."""
@@ -400,51 +472,47 @@ class AdversarialAutoencoder(Part):
         return self.decode(found.mean, found.c, found.a)
 
     def draw(self, classes: Tensor, domains: Tensor, rng: torch.Generator, temperature: float = 1.0) -> Tensor:
-        """Images (n, *shape) of these classes and domains (n,); temperature: how far from the prior's centre codes are drawn."""
+        """Images (n, *shape) of these classes and domains (n,); temperature: how far from the prior's centre codes are drawn. Raises OptionsError for
+        a class without a code or a domain that was never learnt."""
         check_trained(self)
-        centre = self._centre(domains)
-        z = centre + temperature * (self._from_prior(domains, rng) - centre)
+        for what, asked, count in (("class", classes, self.outputs), ("domain", domains, self.seen)):
+            wrong = asked[(asked < 0) | (asked >= count)]
+            if len(wrong):
+                raise OptionsError(f"{what} {wrong[0].item()}: was never learnt; the model knows 0 to {count - 1}")
         c = nn.functional.one_hot(classes, self.outputs).float()
         a = nn.functional.one_hot(domains, self.domains).float()
-        return self.decode(z, c, a, sampled=True)
+        return self.decode(self._noise(domains, rng, temperature), c, a, sampled=True)
 
     def sample(self, n: int, rng: torch.Generator, classes: Tensor | None = None) -> Batch:
         """Of each class, in one of the domains that taught it; y: the classes that were asked for, task: the domains."""
+        check_trained(self)
         if classes is None:
             raise OptionsError("classes = None: lgaa must be told which classes to sample")
-        taught = self._taught().to(classes.device)
-        shares = taught[:, classes].T.float()  # (n, domains)
-        domains = torch.multinomial(shares.cpu(), 1, generator=_on_cpu(rng))[:, 0].to(classes.device)
+        shares = self.taught()[:, classes.cpu()].T.float()  # (n, domains)
+        unknown = (shares.sum(dim=1) == 0).nonzero().flatten()
+        if len(unknown):
+            raise OptionsError(f"class {classes[unknown[0]].item()}: no domain that was learnt has taught it")
+        domains = torch.multinomial(shares, 1, generator=_on_cpu(rng))[:, 0].to(classes.device)
         x = self.draw(classes, domains, rng)
-        weight = torch.full((n,), 1 / n, device=x.device)
-        return Batch(x, classes, domains, weight)
+        return Batch(x, classes, domains, torch.full((n,), 1 / n, device=x.device))
 
-    def _taught(self) -> Tensor:
-        """(domains, classes) bool: which domain taught which class; a class that none did counts for all."""
-        taught = torch.zeros(self.domains, self.outputs, dtype=torch.bool)
-        heads = self.spec.heads if len(self.spec.heads) > self.spec.tasks else self.spec.task_classes
-        for domain, classes in enumerate(heads[: self.domains]):
+    def taught(self) -> Tensor:
+        """(domains learnt, classes) bool: which domain taught which class."""
+        taught = torch.zeros(self.seen, self.outputs, dtype=torch.bool)
+        for domain, classes in enumerate(self.spec.heads[: self.seen]):
             taught[domain, list(classes)] = True
-        return taught | ~taught.any(dim=0)
+        return taught
 
     def frozen(self) -> AdversarialAutoencoder:
-        """All networks, without optimisers."""
+        """All that infers and generates as it is now: no critic, no optimisers."""
         twin = self.clone()
-        for name in (
-            "spec",
-            "rng",
-            "device",
-            "chosen",
-            "layout",
-            "shape",
-            "outputs",
-            "domains",
-            "seen",
-            "trained",
-            "costs",
-        ):
+        for name in ("spec", "rng", "device", "chosen", "layout", "shape", "outputs", "domains", "seen", "costs"):
             setattr(twin, name, getattr(self, name))
-        twin.networks = {name: copy.deepcopy(net).eval().requires_grad_(False) for name, net in self.networks.items()}
+        twin.networks = {
+            name: copy.deepcopy(network).eval().requires_grad_(False)
+            for name, network in self.networks.items()
+            if name != "critic"
+        }
         twin.updates = {}
         return twin
 
@@ -455,7 +523,9 @@ class AdversarialAutoencoder(Part):
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def working_bytes(self) -> int:
-        return sum(update.working_bytes() for update in self.updates.values())
+        """What the optimisers keep, and the gradients of the largest update: there are none of two at a time."""
+        kept = sum(update.bytes_of_weights() * update.options.state_per_parameter for update in self.updates.values())
+        return kept + max((update.bytes_of_weights() for update in self.updates.values()), default=0)
 
     def flops(self, rows: int, train: bool = True) -> float:
         """Of a training step, all updates of it (the generator's shared out over the steps), or of sampling."""
@@ -464,32 +534,40 @@ class AdversarialAutoencoder(Part):
         if not train:
             return generate
         critic = training_flops(costs["critic"], 2 * rows) + 4 * forward_flops(costs["critic"], rows)
-        wake = training_flops(costs["generator"], rows) + 2 * forward_flops(costs["critic"], rows)
+        generator_update = training_flops(costs["generator"], rows)
+        judged = forward_flops(costs["critic"], rows)  # of what is generated; as much again for a gradient
+        if self.conditioning == "auxiliary":
+            critic += training_flops(costs["critic"], rows)
+            judged += forward_flops(costs["critic"], rows)
         if self.mutual_information:
-            wake += 2 * forward_flops(costs["encoder"], rows) + 2 * forward_flops(costs["classes"], rows)
+            judged += sum(forward_flops(costs[name], rows) for name in ("encoder", "classes", "domains"))
+        wake = judged + (generator_update + judged) / self.critic_steps
         dream = training_flops(costs["generator"], rows, input_gradient=True) + training_flops(costs["encoder"], rows)
-        dream += forward_flops(costs["classes"], rows) + training_flops(costs["domains"], rows)
+        dream += training_flops(costs["domains"], rows, input_gradient=True)
+        dream += (training_flops if self.shape_inference else forward_flops)(costs["classes"], rows)
         labels = training_flops(costs["classes"], rows)
-        return generate + critic + wake / self.critic_steps + dream + labels
+        return generate + critic + wake + dream + labels
 
-    def _count(self) -> None:
-        shape = self.shape
-        self.costs: Mapping[str, Sequence[int]] = {
-            name: multiplications(network, (self.layout.latent,) if name == "domains" else shape)
-            for name, network in self.networks.items()
-            if name not in ("generator", "decoder")
-        } | {
-            "generator": multiplications(
-                _Sampled(self.networks["generator"], self.layout.latent, self.outputs), (self._inputs(),)
-            )
-        }
+    def inference_flops(self, rows: int) -> float:
+        """Of finding all codes of images."""
+        return sum(forward_flops(self.costs[name], rows) for name in ("encoder", "classes", "domains"))
 
-    def _inputs(self) -> int:
-        return self.layout.latent + self.outputs + self.domains
+    def _counted(self) -> Mapping[str, Sequence[int]]:
+        """Multiply-accumulates a row of each network, layer by layer."""
+        counts: dict[str, Sequence[int]] = {}
+        for name, network in self.networks.items():
+            if isinstance(network, ImageGenerator):
+                first, *others = multiplications(_Plain(network, self.outputs, self.domains), (self.layout.latent,))
+                width = network.codes.c.width
+                counts[name] = [first + width * (self.outputs + self.domains), *others]
+            elif isinstance(network, Critic):
+                counts[name] = multiplications(nn.Sequential(network.trunk, network.score), self.shape)
+            else:
+                counts[name] = multiplications(network, (self.layout.latent,) if name == "domains" else self.shape)
+        return counts
 
     def state(self) -> State:
         return {
-            "trained": self.trained,
             "seen": self.seen,
             "codes": [self.outputs, self.domains],
             "networks": {name: dict(network.state_dict()) for name, network in self.networks.items()},
@@ -497,8 +575,12 @@ class AdversarialAutoencoder(Part):
         }
 
     def load(self, state: State) -> None:
-        self.grow(*state["codes"])
-        self.trained, self.seen = state["trained"], state["seen"]
+        classes, domains = state["codes"]
+        if (classes, domains) != (self.outputs, self.domains):  # as many as there were, be it fewer
+            for part, count in self._code_parts(classes, domains):
+                part.restart(count)
+            self._renew(classes, domains)
+        self.seen = state["seen"]
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
         for name, update in self.updates.items():
@@ -528,21 +610,19 @@ class Update:
         if self.options.reset_each_task:
             self.optimiser = self.options.make(self.parameters)
 
-    def working_bytes(self) -> int:
-        weights = sum(parameter.numel() * parameter.element_size() for parameter in self.parameters)
-        return weights * (1 + self.options.state_per_parameter)
+    def bytes_of_weights(self) -> int:
+        return sum(parameter.numel() * parameter.element_size() for parameter in self.parameters)
 
 
-class _Sampled(nn.Module):
-    """A generator of all codes side by side, for counting operations."""
+class _Plain(nn.Module):
+    """A generator with codes of zeros, for counting operations."""
 
-    def __init__(self, network: nn.Module, latent: int, classes: int) -> None:
+    def __init__(self, network: ImageGenerator, classes: int, domains: int) -> None:
         super().__init__()
-        self.network, self.latent, self.classes = network, latent, classes
+        self.network, self.classes, self.domains = network, classes, domains
 
-    def forward(self, codes: Tensor) -> Tensor:
-        z, c, a = codes.tensor_split((self.latent, self.latent + self.classes), dim=1)
-        images: Tensor = self.network(z, c, a)
+    def forward(self, z: Tensor) -> Tensor:
+        images: Tensor = self.network(z, torch.zeros(len(z), self.classes), torch.zeros(len(z), self.domains))
         return images
 
 

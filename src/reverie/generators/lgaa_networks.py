@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,12 @@ from reverie.checks import OptionsError
 from reverie.generators.wgan_gp import Gate
 from reverie.nn.matmul import linear
 from reverie.nn.networks import Head, Linear, output_width
-from reverie.seeding import generator
+from reverie.seeding import generator as seeded
 
 Size = Literal["tiny", "small32", "faithful32", "faithful64", "eccv28"]
-Norm = Literal["none", "affine", "batch"]
+Norm = Literal["none", "affine", "batch", "layer"]
 Conditioning = Literal["none", "projection", "auxiliary"]
 SLOPE = 0.2  # of leaky ReLUs
-INIT_STD = 0.02
 
 
 @dataclass(frozen=True)
@@ -121,31 +120,47 @@ class Affine(nn.Module):
         return torch.addcmul(self.bias.view(shape), x, self.weight.view(shape))
 
 
+class CodeColumns(nn.Module):
+    """A code (B, K) -> (B, width), linear without bias; K may grow. The column of code k starts as U(-bound, bound) drawn for k alone, so that
+    columns grown one by one equal those made at once."""
+
+    def __init__(self, width: int, count: int, bound: float, seed: int) -> None:
+        super().__init__()
+        self.width, self.bound, self.seed = width, bound, seed
+        self.weight = nn.Parameter(torch.empty(0, width))  # (K, width)
+        self.grow(count)
+
+    def grow(self, count: int) -> None:
+        fresh = [self._initial(place).to(self.weight) for place in range(len(self.weight), count)]
+        if fresh:
+            self.weight = nn.Parameter(torch.cat([self.weight.detach(), torch.stack(fresh)]))
+
+    def restart(self, count: int) -> None:
+        """As new, with that many columns; for state that was saved when there were fewer."""
+        self.weight = nn.Parameter(self.weight.detach()[:0])
+        self.grow(count)
+
+    def _initial(self, place: int) -> Tensor:
+        rng = seeded(self.seed, "column", place)
+        return torch.empty(self.width).uniform_(-self.bound, self.bound, generator=rng)
+
+    def forward(self, code: Tensor) -> Tensor:
+        return linear(code, self.weight.T)
+
+
 class CodeLinear(nn.Module):
-    """z, c, a -> (B, width): a linear layer of all three side by side, whose columns for c and a grow. A column starts as drawn for its
-    place alone, so codes that were there before give the same sums after growth, to the bit: what joins is multiplied by 0."""
+    """z, c, a -> (B, width): a linear layer of all three side by side, whose columns for c and a grow. Codes at a corner that were there before
+    give the same sums after growth, to the bit: what joins is multiplied by 0."""
 
     def __init__(self, latent: int, width: int, classes: int, domains: int, seed: int) -> None:
         super().__init__()
         self.z = Linear(latent, width)
-        self.width, self.seed = width, seed
-        self.bound = 1 / math.sqrt(latent)
-        self.c, self.a = nn.Parameter(torch.empty(0, width)), nn.Parameter(torch.empty(0, width))
-        self.grow(classes, domains)
-
-    def grow(self, classes: int, domains: int) -> None:
-        for name, count in (("c", classes), ("a", domains)):
-            rows = getattr(self, name)
-            fresh = [self._initial(name, place) for place in range(len(rows), count)]
-            if fresh:
-                setattr(self, name, nn.Parameter(torch.cat([rows.detach(), torch.stack(fresh).to(rows)])))
-
-    def _initial(self, name: str, place: int) -> Tensor:
-        rng = generator(self.seed, "code", name, place)
-        return torch.empty(self.width).uniform_(-self.bound, self.bound, generator=rng)
+        bound = 1 / math.sqrt(latent)  # as the other columns
+        self.c, self.a = CodeColumns(width, classes, bound, seed), CodeColumns(width, domains, bound, seed + 1)
 
     def forward(self, z: Tensor, c: Tensor, a: Tensor) -> Tensor:
-        return self.z(z) + linear(c, self.c.T) + linear(a, self.a.T)
+        sums: Tensor = self.z(z) + self.c(c) + self.a(a)
+        return sums
 
 
 class ImageGenerator(nn.Module):
@@ -161,7 +176,7 @@ class ImageGenerator(nn.Module):
         self.codes = CodeLinear(layout.latent, widths[0], classes, domains, seed)
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
-            layers += [nn.ReLU(), Linear(before, after)]
+            layers += [*_normalised(norm, before, flat=True), nn.ReLU(), Linear(before, after)]
         layers += [nn.Unflatten(1, first), *_normalised(norm, layout.first), nn.ReLU()]
         channels = layout.first
         for wide, kernel, stride in layout.up:
@@ -196,11 +211,6 @@ class Critic(nn.Module):
         self.conditioning = conditioning
         if conditioning != "none":
             self.classes, self.domains = Head(width, classes, seed + 1), Head(width, domains, seed + 2)
-
-    def grow(self, classes: int, domains: int) -> None:
-        if self.conditioning != "none":
-            self.classes.grow(classes)
-            self.domains.grow(domains)
 
     def forward(self, x: Tensor, c: Tensor | None = None, a: Tensor | None = None) -> Tensor:
         features = self.trunk(x)
@@ -305,7 +315,7 @@ def chosen_layout(size: Size | None, shape: tuple[int, ...]) -> tuple[Size, Layo
     """The networks for images of this shape; None: the first that fits. Raises OptionsError."""
     if len(shape) != 3:
         raise OptionsError(f"lgaa needs images (channels, height, width), this stream's inputs have shape {shape}")
-    found = size or ("faithful64" if shape[1] >= 64 else "tiny")
+    found: Size = size or ("faithful64" if shape[1:] == (64, 64) else "tiny")
     layout = LAYOUTS[found]
     if layout.sides is not None and any(side not in layout.sides for side in shape[1:]):
         raise OptionsError(
@@ -320,14 +330,13 @@ def chosen_layout(size: Size | None, shape: tuple[int, ...]) -> tuple[Size, Layo
     return found, layout
 
 
-def start(module: nn.Module, rng: torch.Generator) -> None:
-    """Weights of convolutions and linear layers from N(0, 0.02^2), biases 0, as published; what grows keeps its own start."""
+def start(module: nn.Module, std: float) -> None:
+    """Weights of convolutions and linear layers from N(0, std^2) by torch's own generator, biases 0; what grows keeps its own start."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            with torch.no_grad():
-                layer.weight.normal_(0, INIT_STD, generator=rng)
-                if layer.bias is not None:
-                    layer.bias.zero_()
+            nn.init.normal_(layer.weight, 0, std)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
 
 
 def _normalised(norm: Norm, channels: int, flat: bool = False) -> list[nn.Module]:
@@ -335,6 +344,8 @@ def _normalised(norm: Norm, channels: int, flat: bool = False) -> list[nn.Module
         return []
     if norm == "affine":
         return [Affine(channels)]
+    if norm == "layer":
+        return [nn.GroupNorm(1, channels)]
     return [nn.BatchNorm1d(channels) if flat else nn.BatchNorm2d(channels)]
 
 
@@ -342,6 +353,3 @@ def _transposed(channels: int, wide: int, kernel: int, stride: int) -> nn.ConvTr
     """It makes an image ``stride`` times as large."""
     padding = (kernel - 1) // 2
     return nn.ConvTranspose2d(channels, wide, kernel, stride, padding, output_padding=stride - kernel + 2 * padding)
-
-
-SIZES: tuple[Size, ...] = get_args(Size)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, cast
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from reverie.checks import Problems
+from reverie.checks import DataError, Problems
 from reverie.device import Device
 from reverie.generators.lgaa import UNKNOWN, AdversarialAutoencoder
 from reverie.learners.base import masked, prefixed
 from reverie.options import Part, Table
+from reverie.probes.dreams import Dreams
 from reverie.seeding import Randomness
-from reverie.streams.rows import JoinedRows, Relabelled, TensorRows
+from reverie.streams.rows import JoinedRows, Relabelled, TensorRows, stored_bytes
 from reverie.types import (
     Batch,
     FrozenPrefix,
+    Kind,
     Losses,
     Memory,
     Phase,
@@ -61,16 +63,27 @@ class LGAA(Part):
         Field(description="pool: all rows weigh the same; weighted: new rows 1/t and replay 1 - 1/t in task t"),
     ] = "pool"
     confidence: Annotated[
-        float, Field(ge=0, lt=1, description="replay of which the snapshot is less sure is drawn again")
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="replay of which the snapshot is less sure is drawn again, and what is left of it has no label",
+        ),
     ] = 0.0
     balance: Annotated[
         bool, Field(description="replay is drawn until its classes, as inferred, are equally frequent")
     ] = True
     labels_per_class: Annotated[
         int | None,
-        Field(ge=0, description="labelled rows of each class in a task, the others without label; None: all; 0: none"),
+        Field(
+            ge=0,
+            description="labelled rows of each class in a task, the others without label; None: all; 0: none, classes are then categories found "
+            "by the model itself",
+        ),
     ] = None
     joint: Annotated[bool, Field(description="learn all tasks at once: the upper bound")] = False
+
+    kinds: ClassVar[Sequence[Kind]] = ("classification",)
 
     def check(self, problems: Problems) -> None:
         problems.check(
@@ -79,8 +92,13 @@ class LGAA(Part):
         )
         usual = (self.replay_ratio, self.mixing, self.confidence, self.balance) == (1.0, "pool", 0.0, True)
         problems.check(
-            self.replay != "none" or usual,
-            "replay = 'none': nothing is rehearsed; leave replay_ratio, mixing, confidence and balance out",
+            usual or not (self.joint or self.replay == "none"),
+            f"replay = {self.replay!r}, joint = {self.joint}: nothing is rehearsed; leave replay_ratio, mixing, confidence and balance out",
+        )
+        problems.check(
+            self.labels_per_class != 0 or (self.autoencoder is not None and self.autoencoder.shape_inference),
+            "labels_per_class = 0: nothing would teach the inference of classes; use an autoencoder with shape_inference = True and code_kl_weight "
+            "= 1",
         )
 
     def recommended(self, values: Mapping[str, Any], option: str | None = None) -> Mapping[str, Any]:
@@ -102,17 +120,33 @@ class LGAA(Part):
         self.pool: TensorRows | None = None
         self.task = -1
         self.rows_now = 0
+        self.images_drawn = 0  # for the replay set, those that were drawn again included
 
     def extend(self, spec: StreamSpec) -> None:
         self.spec = spec
         self.model.extend(spec)
 
     def begin_task(self, task: Task) -> None:
+        self._check_labels(task)
+        # The copy is made before anything of the new task can touch the model.
         rehearses = task.index > 0 and self.replay == "snapshot"
         self.snapshot = self.model.frozen() if rehearses else None
+        self.pool = None
         self.model.begin_task()
         self.task, self.rows_now = task.index, len(task.train)
-        self.pool = self._drawn() if rehearses else None
+
+    def _check_labels(self, task: Task) -> None:
+        """Raises DataError for rows without label where all have one, and for labels that are no class of the stream."""
+        labels = task.train.labels
+        if self.labels_per_class is None and bool((labels < 0).any()):
+            raise DataError(
+                f"task {task.name!r}: {int((labels < 0).sum())} of {len(labels)} rows have no label; label them, or say how many are labelled with "
+                "labels_per_class"
+            )
+        if len(labels) and int(labels.max()) >= self.spec.outputs:
+            raise DataError(
+                f"task {task.name!r}: a row of class {int(labels.max())}, and the stream has classes 0 to {self.spec.outputs - 1}"
+            )
 
     def phases(self, task: Task | None) -> tuple[Phase, ...]:
         if task is None:
@@ -124,12 +158,13 @@ class LGAA(Part):
         assert task is not None
         new: Rows = task.train
         if self.labels_per_class is not None:
-            new = Relabelled(new, self._hidden(new.labels))
-        return new if self.pool is None else JoinedRows([new, self.pool])
+            new = Relabelled(new, self._hidden(new.labels, task.index))
+        past = self._replay_set()
+        return new if past is None else JoinedRows([new, past])
 
     def step(self, phase: Phase, batch: Batch) -> Losses:
-        if self.mixing == "weighted" and self.pool is not None:
-            batch = Batch(batch.x, batch.y, batch.task, self._weights(batch.task))
+        if self.mixing == "weighted" and self.snapshot is not None:
+            batch = replace(batch, weight=self._weights(batch.task))
         return prefixed("lgaa", self.model.step(batch))
 
     def finished(self, phase: Phase) -> bool:
@@ -139,14 +174,14 @@ class LGAA(Part):
         pass
 
     def end_task(self, task: Task) -> None:
-        self.snapshot = self.pool = None
+        pass
 
-    def _hidden(self, labels: Tensor) -> Tensor:
+    def _hidden(self, labels: Tensor, task: int) -> Tensor:
         """Labels of which all but some of each class are unknown."""
         result = torch.full_like(labels, UNKNOWN)
-        for c in labels.unique().tolist():
+        for c in labels[labels >= 0].unique().tolist():
             mine = (labels == c).nonzero().flatten()
-            rng = Randomness(self.rng.seed).at("labelled rows", self.task, c)
+            rng = Randomness(self.rng.seed).at("labelled rows", task, c)
             chosen = mine[torch.randperm(len(mine), generator=rng)[: self.labels_per_class]]
             result[chosen] = labels[chosen]
         return result
@@ -161,34 +196,49 @@ class LGAA(Part):
 
     # ------------------------------------------------------------------ replay
 
-    def _drawn(self) -> TensorRows:
+    def _replay_set(self) -> TensorRows | None:
+        """That of the present task: drawn when it is first asked for, the same each time."""
+        if self.snapshot is not None and self.pool is None:
+            self.pool = self._drawn(self.snapshot)
+        return self.pool
+
+    def _drawn(self, snapshot: AdversarialAutoencoder) -> TensorRows:
         """The replay set, as bytes: images, the classes and domains that the snapshot finds in them."""
-        snapshot = cast(AdversarialAutoencoder, self.snapshot)
         rng = self.rng.at("replay set", self.task)
         n = max(1, round(self.replay_ratio * self.rows_now))
-        domains = torch.arange(n) % self.task
-        taught = snapshot._taught()
-        asked = torch.empty(n, dtype=torch.int64)
-        for domain in range(self.task):
-            classes = taught[domain].nonzero().flatten()
-            mine = domains == domain
-            asked[mine] = classes[torch.arange(int(mine.sum())) % len(classes)]
+        classes, domains = self._asked(snapshot, n)
         x = torch.empty(n, *self.spec.input_shape, dtype=torch.uint8)
-        y, a = torch.empty(n, dtype=torch.int64), domains.clone()
-        open_places = torch.arange(n)
+        y, a = torch.empty(n, dtype=torch.int64), torch.empty(n, dtype=torch.int64)
+        missing = torch.arange(n)
+        self.images_drawn = 0
         for round_ in range(ROUNDS):
-            if not len(open_places):
-                break
-            images, found, place, sure = self._labelled(snapshot, asked[open_places], domains[open_places], rng)
+            images, found, place, sure = self._labelled(snapshot, classes[missing], domains[missing], rng)
+            self.images_drawn += len(missing)
             good = sure >= self.confidence
             if self.balance:
-                good &= found == asked[open_places]
+                good &= found == classes[missing]
             if round_ == ROUNDS - 1:
-                good = torch.ones_like(good)
-            filled = open_places[good]
+                found = torch.where(sure >= self.confidence, found, UNKNOWN)
+                good[:] = True
+            filled = missing[good]
             x[filled], y[filled], a[filled] = images[good], found[good], place[good]
-            open_places = open_places[~good]
+            missing = missing[~good]
+            if not len(missing):
+                break
         return TensorRows(x, y, a)
+
+    def _asked(self, snapshot: AdversarialAutoencoder, n: int) -> tuple[Tensor, Tensor]:
+        """Classes and domains (n,) that are generated: domains take turns, and within each the classes that it taught."""
+        domains = torch.arange(n) % snapshot.seen
+        taught = snapshot.taught()
+        if self.labels_per_class == 0:  # categories of the model's own, which may mean anything in any domain
+            taught = torch.ones_like(taught)
+        classes = torch.empty(n, dtype=torch.int64)
+        for domain, mine in enumerate(taught):
+            turns = torch.arange(len(classes[domains == domain]))
+            choice = mine.nonzero().flatten()
+            classes[domains == domain] = choice[turns % len(choice)]
+        return classes, domains
 
     def _labelled(
         self, snapshot: AdversarialAutoencoder, classes: Tensor, domains: Tensor, rng: torch.Generator
@@ -196,12 +246,12 @@ class LGAA(Part):
         """Images of these classes and domains as bytes; the class that is found in each, its domain, and how sure the class is."""
         parts = []
         device = self.device.torch_device
-        for c, d in zip(classes.split(CHUNK), domains.split(CHUNK), strict=True):
-            x = snapshot.draw(c.to(device), d.to(device), rng)
+        for c, domain in zip(classes.split(CHUNK), domains.to(device).split(CHUNK), strict=True):
+            x = snapshot.draw(c.to(device), domain, rng)
             stored = (x * 255).round().to(torch.uint8)
             found = snapshot.encode(stored.float() / 255)
             sure, label = found.c.max(dim=1)
-            place = found.a.argmax(dim=1) if self.task > 1 else d.to(device)
+            place = found.a.argmax(dim=1) if snapshot.seen > 1 else domain
             parts.append(tuple(each.cpu() for each in (stored, label, place, sure)))
         images, label, place, sure = (torch.cat(each) for each in zip(*parts, strict=True))
         return images, label, place, sure
@@ -242,24 +292,29 @@ class LGAA(Part):
         self.model.load(state["model"])
         self.snapshot = self.pool = None
         if state["snapshot"] is not None:
-            twin = self.model.clone()
-            twin.build(self.spec, self.rng, self.device)
-            twin.load(state["snapshot"])
-            self.snapshot = twin.frozen()
-            self.pool = self._drawn()
+            self.snapshot = self.model.frozen()
+            self.snapshot.load(state["snapshot"])
 
     def memory(self) -> Memory:
         working = {"autoencoder training": self.model.working_bytes()}
-        if self.snapshot is not None and self.pool is not None:
+        if self.snapshot is not None:
             working["snapshot"] = self.snapshot.num_bytes()
-            working["replay set"] = len(self.pool) * (self.pool._x[0].numel() + 16)
+        if self.pool is not None:
+            working["replay set"] = len(self.pool) * stored_bytes(self.pool)
         return Memory({"autoencoder": self.model.num_bytes()}, working)
 
     def flops(self, phase: Phase, task: Task | None) -> float:
-        return self.model.flops(phase.batch_size)
+        """Of a step, with its share of the making of the replay set."""
+        total = self.model.flops(phase.batch_size)
+        if self.pool is not None and self.snapshot is not None:
+            made = self.snapshot.flops(self.images_drawn, train=False) + self.snapshot.inference_flops(
+                self.images_drawn
+            )
+            total += made / max(phase.length(self.rows_now + len(self.pool)), 1)
+        return total
 
     def probes(self) -> Sequence[Probe]:
-        return ()
+        return (Dreams(),)
 
 
 AUTOENCODERS = Table("autoencoder", AdversarialAutoencoder, {"lgaa": AdversarialAutoencoder}, usual="lgaa")

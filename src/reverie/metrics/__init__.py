@@ -21,6 +21,7 @@ from reverie.metrics.accuracy import (
     summary,
     task_summary,
 )
+from reverie.metrics.codes import clustering_accuracy, hsic, normalized_mutual_information
 from reverie.metrics.regression import (
     covered,
     expected_squared_error,
@@ -50,6 +51,7 @@ __all__ = [
     "average_of_seen",
     "backward_transfer",
     "class_frequency_kl",
+    "clustering_accuracy",
     "covered",
     "density_coverage",
     "expected_calibration_error",
@@ -58,6 +60,7 @@ __all__ = [
     "forward_transfer",
     "frechet_distance",
     "gaussian_frechet",
+    "hsic",
     "intransigence",
     "kernel_distance",
     "learning_accuracy",
@@ -66,6 +69,7 @@ __all__ = [
     "minimum_accuracy",
     "nearest_neighbour_ratio",
     "negative_log_likelihood",
+    "normalized_mutual_information",
     "omega_all",
     "overlap",
     "positive_backward_transfer",

@@ -66,7 +66,23 @@ class SGD(Part):
         return clipping(made, self.clip)
 
 
-OPTIMISERS = Table("optimiser", Optimiser, {"adam": Adam, "sgd": SGD})
+@dataclass(eq=False, repr=False)
+class RMSprop(Part):
+    """The gradient divided by the root of its mean square (Tieleman and Hinton 2012)."""
+
+    learning_rate: Annotated[float, Field(gt=0, description="step size")] = 1e-3
+    decay: Annotated[Decay, Field(description="of the mean square")] = 0.9
+    epsilon: Annotated[float, Field(gt=0, description="added to the root")] = 1e-8
+    reset_each_task: Annotated[bool, Field(description="forget the mean square at the start of each task")] = False
+    clip: Clip = None
+
+    state_per_parameter = 1
+
+    def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        return clipping(torch.optim.RMSprop(parameters, self.learning_rate, self.decay, self.epsilon), self.clip)
+
+
+OPTIMISERS = Table("optimiser", Optimiser, {"adam": Adam, "sgd": SGD, "rmsprop": RMSprop})
 
 
 def clipping(optimiser: torch.optim.Optimizer, norm: float | None) -> torch.optim.Optimizer:
@@ -99,8 +115,9 @@ def _padded(values: dict[str, Any], parameter: Tensor) -> dict[str, Any]:
     def pad(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
-        if value.dim() == 0 or value.shape == parameter.shape:
+        if value.dim() == 0:
             return value.clone()  # or two optimisers would write to the same moments
+        # In the parameter's own memory layout, which a file does not keep: fused updates go through both as they lie in memory.
         grown = torch.zeros_like(parameter)
         grown[tuple(slice(length) for length in value.shape)] = value
         return grown

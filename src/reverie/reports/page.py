@@ -286,11 +286,13 @@ def _samples(group: Group) -> tuple[Image, ...]:
     if record is None:
         return ()
     images = []
+    several = len({sample.name for sample in record.samples}) > 1
     for place in figures.spread(len(record.samples)):
         sample = record.samples[place]
-        caption = f"after task {sample.task + 1}"
+        moment = f"after task {sample.task + 1}"
+        caption = f"{sample.name}, {moment}" if several else moment
         count = f": a grid of {plural(sample.images, 'image')}" if sample.images is not None else ""
-        alt = f"{sample.name[:1].upper()}{sample.name[1:]} of {_whose(group)}, {caption}{count}."
+        alt = f"{sample.name[:1].upper()}{sample.name[1:]} of {_whose(group)}, {moment}{count}."
         images.append(Image(sample.data_uri(), alt, caption))
     return tuple(images)
 
