@@ -197,7 +197,7 @@ def test_unsure_replay_is_drawn_again_and_in_the_end_has_no_label() -> None:
 
 def test_nothing_is_rehearsed_where_none_is_asked_for() -> None:
     stream = tiny_images()
-    made = at_step(learner(replay="none"), STEPS + 1, stream)
+    made = at_step(learner(replay=False), STEPS + 1, stream)
     assert made.snapshot is None
     assert made.rows(made.phases(stream[1])[0], stream[1]) is stream[1].train
     assert "replay set" not in made.memory().working
@@ -386,7 +386,7 @@ def test_replay_keeps_what_fine_tuning_forgets() -> None:
         train(LGAA(autoencoder=AdversarialAutoencoder(**fast), steps=40, batch_size=16, replay=replay), stream).result[
             "matrices"
         ]["reconstruction_mse"]
-        for replay in ("snapshot", "none")
+        for replay in (True, False)
     )
     assert kept[0] == lost[0]
     assert lost[1][0] > 3 * lost[0][0]
@@ -428,8 +428,8 @@ def test_as_the_generator_of_generative_replay(stream: Any, scenario: Any) -> No
     ("options", "message"),
     [
         ({"steps": 5, "epochs": 2}, "steps = 5 and epochs = 2: give one of the two"),
-        ({"replay": "none", "mixing": "weighted"}, "replay = 'none', joint = False: nothing is rehearsed; leave"),
-        ({"joint": True, "replay_ratio": 2.0}, "replay = 'snapshot', joint = True: nothing is rehearsed; leave"),
+        ({"replay": False, "mixing": "weighted"}, "replay = False, joint = False: nothing is rehearsed; leave"),
+        ({"joint": True, "replay_ratio": 2.0}, "replay = True, joint = True: nothing is rehearsed; leave"),
         ({"labels_per_class": 0}, "labels_per_class = 0: nothing would teach the inference of classes"),
     ],
 )

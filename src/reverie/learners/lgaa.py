@@ -55,8 +55,8 @@ class LGAA(Part):
     epochs: Annotated[int | None, Field(gt=0, description="passes over a task's rows and its replay set")] = None
     batch_size: Annotated[int | None, Field(gt=0, description="rows a step, new and replayed")] = 64
     replay: Annotated[
-        Literal["snapshot", "none"], Field(description="what is rehearsed; none: fine-tuning, the lower bound")
-    ] = "snapshot"
+        bool, Field(description="whether earlier tasks are rehearsed; false: fine-tuning, the lower bound")
+    ] = True
     replay_ratio: Annotated[float, Field(gt=0, description="size of the replay set for each row of the task")] = 1.0
     mixing: Annotated[
         Literal["pool", "weighted"],
@@ -92,7 +92,7 @@ class LGAA(Part):
         )
         usual = (self.replay_ratio, self.mixing, self.confidence, self.balance) == (1.0, "pool", 0.0, True)
         problems.check(
-            usual or not (self.joint or self.replay == "none"),
+            usual or not (self.joint or not self.replay),
             f"replay = {self.replay!r}, joint = {self.joint}: nothing is rehearsed; leave replay_ratio, mixing, confidence and balance out",
         )
         problems.check(
@@ -129,7 +129,7 @@ class LGAA(Part):
     def begin_task(self, task: Task) -> None:
         self._check_labels(task)
         # The copy is made before anything of the new task can touch the model.
-        rehearses = task.index > 0 and self.replay == "snapshot"
+        rehearses = task.index > 0 and self.replay
         self.snapshot = self.model.frozen() if rehearses else None
         self.pool = None
         self.model.begin_task()
