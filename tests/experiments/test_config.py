@@ -220,7 +220,7 @@ def test_every_preset_can_be_run(name: str) -> None:
 def test_every_entry_of_a_published_table_is_a_preset_with_valid_options(name: str) -> None:
     table = TABLES[name]
     compared = any(entry.published or entry.expected for entry in table.entries.values())
-    few = table.infers_tasks or table.predicts_numbers
+    few = table.infers_tasks or table.predicts_numbers or table.domains
     assert len(set(table.seeds)) == len(table.seeds) >= (5 if compared and not few else 3)
     for entry in table.entries.values():
         for scenario in entry.scenarios:
@@ -228,6 +228,7 @@ def test_every_entry_of_a_published_table_is_a_preset_with_valid_options(name: s
             assert RunConfig.from_dict(values).scenario == scenario
         names = tables.TOLD if table.infers_tasks else tables.SCENARIOS
         names = ("final", "median", "found") if table.predicts_numbers else names
+        names = tables.DOMAIN_BOUNDS if table.domains else names
         assert set(entry.published) | set(entry.expected) <= set(names)
 
 

@@ -244,3 +244,59 @@ def test_what_a_run_says_of_tasks_is_kept_where_it_says_something(
     results = reproduce(table(a=3, b=4), tmp_path / "runs", tmp_path / "results.json", seeds=[1])
     assert [(r["entry"], r.get("tasks")) for r in results] == [("a", told), ("b", None)]
     assert tables.read_results(tmp_path / "results.json") == results
+
+
+def test_a_table_of_domains_says_what_is_left_of_the_first() -> None:
+    bounds = {"first": (90.0, 100.0), "drop": (-100.0, 3.0), "domain": (98.0, 100.0), "error": (0.0, 1.15)}
+    entries = {
+        "a": Entry("kept", "demo", expected=bounds),
+        "b": Entry("never run", "demo"),
+        "c": Entry("at once", "demo"),
+    }
+    table = PublishedTable("title", "source", "note", (1, 2), entries, domains=True)
+
+    def result(entry: str, seed: int, learnt: float | None, last: list[float], error: list[float]) -> dict[str, Any]:
+        told = {"learnt": learnt, "error": error, "found": [1.0, 0.99]}
+        cost = {"steps": 10, "seconds": 2.0, "persistent_bytes": 5, "stores": "none"}
+        mean = sum(last) / len(last)
+        return {"entry": entry, "seed": seed, "accuracy": last, "average_accuracy": mean, "domains": told, **cost}
+
+    results = [
+        result("a", 1, 0.97, [0.95, 0.85], [0.010, 0.011]),
+        result("a", 2, 0.99, [0.97, 0.87], [0.010, 0.012]),
+        result("c", 1, None, [0.98, 0.90], [0.009]),
+    ]
+    lines = tables.domain_markdown(table, results)
+    kept, never, at_once = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[-3:])
+    assert kept[:8] == [
+        *("kept", "98.00 ± 1.00", "96.00 ± 1.00", "86.00 ± 1.00", "91.00 ± 1.00", "99.00 ± 0.00"),
+        *("0.0100 ± 0.0000", "0.0115 ± 0.0005"),
+    ]
+    assert kept[8:11] == ["2/2", "first at least 90, drop at most 3, domain at least 98, error at most 1.15", "yes"]
+    assert never[1:9] == ["-"] * 7 + ["0/2"]
+    assert at_once[:8] == ["at once", "-", "98.00", "90.00", "94.00", "99.00", "-", "0.0090"]
+
+
+def test_a_table_of_regression_has_errors_and_their_median() -> None:
+    bounds = {"final": (0.0, 0.03), "found": (95.0, 100.0)}
+    entries = {
+        "a": Entry("sure", "demo", expected=bounds),
+        "b": Entry("a point", "demo", expected={"median": (0.0, 0.05)}),
+    }
+    table = PublishedTable("title", "source", "note", (1, 2, 3), entries, predicts_numbers=True)
+
+    def result(entry: str, seed: int, final: float, found: float | None) -> dict[str, Any]:
+        inferred = None if found is None else {"agreement": found}
+        errors = {"mse_during": final / 2, "mse_final": final, "mse_inferred": inferred, "coverage_final": 0.9}
+        cost = {"steps": 10, "seconds": 2.0, "persistent_bytes": 5, "stores": "none"}
+        return {"entry": entry, "seed": seed, "errors": {**errors, "task_inference_accuracy": inferred}, **cost}
+
+    results = [result("a", seed, final, 0.96) for seed, final in ((1, 0.01), (2, 0.02), (3, 0.06))]
+    results += [result("b", seed, 0.1, None) for seed in (1, 2)]
+    sure, point = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in tables.error_markdown(table, results)[-2:]
+    )
+    assert sure[:4] == ["sure", "0.0150 ± 0.0076", "0.0300 ± 0.0153", "0.0200"]
+    assert sure[5:10] == ["96.0 ± 0.0", "90.0 ± 0.0", "3/3", "final at most 0.03, found at least 95", "yes"]
+    assert point[3:6] == ["0.1000", "-", "-"]
+    assert point[7:10] == ["2/3", "median at most 0.05", "no"]

@@ -29,6 +29,11 @@ from reverie.types import Finding, Learner, Losses, StreamSpec, TestSet
 
 LOSS_WINDOW = 50  # steps whose mean loss is one line of metrics.jsonl, and after which losses are read from the device
 
+ALSO = {
+    "domain_accuracy": "task_found_by_code",
+    "reconstruction_mse": "reconstruction_mse",
+}  # matrices with a name of their own
+
 
 class Record:
     """The record of one run; ``folder`` None keeps it in memory alone."""
@@ -179,6 +184,7 @@ class Record:
             **({"mse": matrix} if self.measure == "mse" else {}),
             f"initial_{self.measure}": None if initial is None else list(initial),
             "matrices": matrices,
+            **{key: matrices[name] for key, name in ALSO.items() if name in matrices},
             "summary": summary,
             "memory": self.memory,
             "cost": {

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from reverie.experiments.presets import NMI, PRESETS, SPLIT_MNIST
+from reverie.experiments.published_lgaa import LGAA_TABLES
 from reverie.experiments.published_posteriors import POSTERIOR_TABLES
 from reverie.experiments.tables import Entry, PublishedTable
 
@@ -524,6 +525,7 @@ TABLES: dict[str, PublishedTable] = {
         more=" Where each class belongs to one task alone (split, fashion) allocation and window have nothing to choose from.",
     ),
     **POSTERIOR_TABLES,
+    **LGAA_TABLES,
 }
 
 GROUPS: Mapping[str, tuple[str, ...]] = {"pmr-toys": ("pmr-curves", "pmr-modes")}

@@ -55,7 +55,9 @@ class PublishedTable:
     infers_tasks: its methods have a model a task; what is published and expected goes by "given" (the task), by criterion where it is
     inferred, and by "batches" (inferred by entropy for 100 rows at once). An entry with "one head" infers no task: a single softmax over
     all classes stands beside the others. predicts_numbers: a table of regression; what is expected goes by "final" (mean squared error), "median"
-    (of it over the seeds) and "found" (share of rows whose task is inferred, %).
+    (of it over the seeds) and "found" (share of rows whose task is inferred, %). domains: a table of data sets met one after another; what is
+    expected goes by "first" and "last" (accuracy on the first and the last of them in the end, %), "drop" (of the first since it was learnt),
+    "domain" (the least share of rows of a domain whose domain is found, %) and "error" (of reconstructing the first, over what it was).
     """
 
     title: str
@@ -66,6 +68,7 @@ class PublishedTable:
     reference: Mapping[str, str] = field(default_factory=dict)
     infers_tasks: bool = False
     predicts_numbers: bool = False
+    domains: bool = False
 
     @property
     def is_ablation(self) -> bool:
@@ -193,7 +196,9 @@ def table_markdown(name: str, table: PublishedTable, results: Sequence[Mapping[s
         f"Published: {table.source}. Command: `reverie reproduce {name}`.",
         "",
     ]
-    if table.is_ablation:
+    if table.domains:
+        lines += domain_markdown(table, results)
+    elif table.is_ablation:
         lines += [f"![{table.title}](images/{name}.png)", "", *ablation_markdown(table, results)]
     elif table.predicts_numbers:
         lines += error_markdown(table, results)
@@ -380,6 +385,57 @@ def error_markdown(table: PublishedTable, results: Sequence[Mapping[str, Any]]) 
     return lines
 
 
+DOMAIN_BOUNDS = ("first", "drop", "last", "domain", "error")
+
+
+def domain_markdown(table: PublishedTable, results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A row for each method: accuracies on the data sets, what is left of the first, and how well domains are told and images reconstructed."""
+    lines = [
+        "Accuracy, %: on the first data set right after it was learnt and in the end, on the last in the end, mean over all in the end. Domain: the "
+        "least share of rows of one data set whose data set is found. Error: mean squared error of reconstructing the first, images in [0, 1], right "
+        "after it was learnt and in the end.",
+        "",
+        "| method | first, learnt | first, end | last, end | average, end | domain | error, learnt | error, end | seeds | expected | reached | "
+        "steps | kept, bytes | seconds a run |",
+        "|---" * 14 + "|",
+    ]
+    for key, entry in table.entries.items():
+        mine = [r for r in results if r["entry"] == key and r["seed"] in table.seeds]
+        found = [_of_domains(r) for r in mine]
+        ours = {
+            name: mean_and_error([one[name] for one in found])
+            for name in (found[0] if found else ())
+            if all(name in one for one in found)
+        }
+        reached = [low <= ours[name][0] <= high for name, (low, high) in entry.expected.items() if name in ours]
+        cells = [_pm(ours.get(name)) for name in ("learnt", "first", "last", "average", "domain")]
+        cells += [_pm(ours.get(name), 4) for name in ("error learnt", "error end")]
+        cells.append(f"{len(mine)}/{len(table.seeds)}")
+        bounds = [
+            f"{name} at most {high:g}" if name in ("drop", "error") else f"{name} at least {low:g}"
+            for name, (low, high) in entry.expected.items()
+        ]
+        cells.append(", ".join(bounds) or "-")
+        cells.append("-" if not reached else "yes" if all(reached) else "no")
+        lines.append("| " + " | ".join([entry.title, *cells, *_costs(mine)]) + " |")
+    return lines
+
+
+def _of_domains(result: Mapping[str, Any]) -> dict[str, float]:
+    """Of one run; learnt all at once, nothing is known of the time before the end."""
+    told, last = result.get("domains", {}), result["accuracy"]
+    found = {"first": 100 * last[0], "last": 100 * last[-1], "average": 100 * result["average_accuracy"]}
+    if told.get("learnt") is not None:
+        found |= {"learnt": 100 * told["learnt"], "drop": 100 * (told["learnt"] - last[0])}
+    if told.get("found"):
+        found["domain"] = 100 * min(told["found"])
+    if told.get("error"):
+        found["error end"] = told["error"][-1]
+        if len(told["error"]) > 1:
+            found |= {"error learnt": told["error"][0], "error": told["error"][-1] / told["error"][0]}
+    return found
+
+
 def _costs(mine: Sequence[Mapping[str, Any]]) -> list[str]:
     """Steps, bytes and seconds of the runs of one method."""
     if not mine:
@@ -478,7 +534,12 @@ def _last(result: Mapping[str, Any]) -> dict[str, Any]:
     """The last row of the matrix; in regression also the summary."""
     if result.get("kind") == "regression":
         return {"mse": result["mse"][-1], "errors": {name: result["summary"][name] for name in ERROR_SUMMARY}}
-    return {"accuracy": result["accuracy"][-1]}
+    matrix, more = result["accuracy"], result.get("matrices", {})
+    told: dict[str, Any] = {"learnt": matrix[0][0] if len(matrix) > 1 else None}
+    if "reconstruction_mse" in more:
+        told["error"] = [row[0] for row in more["reconstruction_mse"]]
+        told["found"] = more["task_found_by_code"][-1]
+    return {"accuracy": matrix[-1], "domains": told}
 
 
 def _pm(value: tuple[float, float | None] | None, digits: int = 2) -> str:
