@@ -185,6 +185,7 @@ class Record:
             f"initial_{self.measure}": None if initial is None else list(initial),
             "matrices": matrices,
             **{key: matrices[name] for key, name in ALSO.items() if name in matrices},
+            **_risk(self.findings),
             "summary": summary,
             "memory": self.memory,
             "cost": {
@@ -285,6 +286,15 @@ class Record:
         except OSError as error:
             raise StorageError(f"cannot write {self.folder / 'metrics.jsonl'}: {error}") from error
         self._written += len(data)
+
+
+def _risk(findings: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows a task of what the probe "risk" found."""
+    rows = [found["numbers"] for found in findings if found["probe"] == "risk"]
+    if not rows:
+        return {}
+    risk = {kind: [row[f"{kind}_risk"] for row in rows] for kind in ("target", "source")}
+    return {"risk": risk, "discrepancy": [row["discrepancy"] for row in rows]}
 
 
 def save_grid(images: Tensor, path: Path, columns: int = 10) -> None:

@@ -16,6 +16,7 @@ from reverie.generators.lgaa import UNKNOWN, AdversarialAutoencoder
 from reverie.learners.base import masked, prefixed
 from reverie.options import Part, Table
 from reverie.probes.dreams import Dreams
+from reverie.probes.risk import Risk
 from reverie.seeding import Randomness
 from reverie.streams.rows import JoinedRows, Relabelled, TensorRows, stored_bytes
 from reverie.types import (
@@ -314,7 +315,7 @@ class LGAA(Part):
         return total
 
     def probes(self) -> Sequence[Probe]:
-        return (Dreams(),)
+        return (Dreams(), Risk())
 
 
 AUTOENCODERS = Table("autoencoder", AdversarialAutoencoder, {"lgaa": AdversarialAutoencoder}, usual="lgaa")
