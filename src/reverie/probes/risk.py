@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -92,7 +93,7 @@ def class_entropy(labels: Tensor) -> float:
     """
     counts = torch.bincount(labels[labels >= 0])
     share = counts[counts > 0].double() / counts.sum()
-    return float(-(share * share.log()).sum() / torch.tensor(len(share)).log()) if len(share) > 1 else 1.0
+    return float(-(share * share.log()).sum()) / math.log(len(share)) if len(share) > 1 else 1.0
 
 
 def _risks(kind: str, model: AdversarialAutoencoder, x: Tensor, y: Tensor) -> dict[str, float | None]:
