@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Categorical, Normal, kl_divergence
 
+from reverie.generators.decoding import squared_error
 from reverie.generators.lgaa_losses import (
     code_cross_entropy,
-    gradient_penalty,
     gumbel_softmax,
     normal_kl,
-    squared_reconstruction,
     uniform_kl,
 )
+from reverie.generators.wgan_gp import gradient_penalty
 from reverie.seeding import generator
 
 
@@ -119,7 +119,7 @@ def test_cross_entropy_of_hard_and_soft_codes() -> None:
 def test_reconstruction_is_a_sum_over_the_pixels_of_a_row() -> None:
     real, fake, _ = pair()
     slow = torch.tensor([((a - b) ** 2).sum() for a, b in zip(real, fake, strict=True)])
-    assert torch.allclose(squared_reconstruction(fake, real), slow)
+    assert torch.allclose(squared_error(fake, real), slow)
 
 
 # ------------------------------------------------------------------------------------------ Gumbel-softmax

@@ -14,14 +14,11 @@ from torch import Tensor, nn
 
 from reverie.checks import DataError, OptionsError, Problems
 from reverie.device import Device
-from reverie.generators.decoding import check_trained, check_unit_range
+from reverie.generators.decoding import check_trained, check_unit_range, squared_error
 from reverie.generators.lgaa_losses import (
-    PenaltyNorm,
     code_cross_entropy,
-    gradient_penalty,
     gumbel_softmax,
     normal_kl,
-    squared_reconstruction,
     uniform_kl,
 )
 from reverie.generators.lgaa_networks import (
@@ -38,6 +35,7 @@ from reverie.generators.lgaa_networks import (
     domain_inference,
     start,
 )
+from reverie.generators.wgan_gp import PenaltyNorm, gradient_penalty
 from reverie.nn.networks import Head, channels_last, forward_flops, multiplications, training_flops
 from reverie.nn.optimisers import Adam, Optimiser, load_optimiser, optimiser_state
 from reverie.options import Part
@@ -404,7 +402,7 @@ class AdversarialAutoencoder(Part):
             soft_c = gumbel_softmax(inferred, self.temperature, self.rng("dream class"))
             soft_a = gumbel_softmax(found, self.temperature, self.rng("dream domain"))
             decoded = self._ready(self.decoder, train=True)(z, soft_c, soft_a).float()
-        reconstruction = (weight * squared_reconstruction(decoded, x)).sum()
+        reconstruction = (weight * squared_error(decoded, x)).sum()
         kl = (weight * normal_kl(mean, std, self._centre(domain))).sum()
         total = self.reconstruction_weight * reconstruction + self.kl_weight * kl
         if self.code_kl_weight:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-PenaltyNorm = Literal["row", "columns"]
 
 
 def gumbel_softmax(logits: Tensor, temperature: float, rng: torch.Generator, hard: bool = False) -> Tensor:
@@ -39,35 +35,6 @@ def uniform_kl(logits: Tensor) -> Tensor:
     return (logs.exp() * logs).sum(dim=1) + math.log(logits.shape[1])
 
 
-def squared_reconstruction(decoded: Tensor, x: Tensor) -> Tensor:
-    """(B,) summed over the pixels of a row, images in [-1, 1]."""
-    return (decoded - x).square().flatten(1).sum(dim=1)
-
-
 def code_cross_entropy(logits: Tensor, code: Tensor) -> Tensor:
     """(B,) of codes (B, K): one-hot, or soft; rows whose code is all 0 have none to be found."""
     return -(code * torch.log_softmax(logits, dim=1)).sum(dim=1)
-
-
-def gradient_penalty(
-    critic: Callable[[Tensor], Tensor],
-    real: Tensor,
-    fake: Tensor,
-    weight: Tensor,
-    rng: torch.Generator,
-    norm: PenaltyNorm = "row",
-    one_place: bool = False,
-) -> Tensor:
-    """sum_i weight_i (|| grad critic(x^_i) || - 1)^2, x^_i between real_i and fake_i (B, C, H, W), at a place drawn for each row (Gulrajani et
-    al. 2017, arXiv 1704.00028, equation 3).
-
-    norm: "row", over all numbers of a row. "columns", over the height alone, so that every column of every channel is drawn to 1, and one_place,
-    one place for the whole batch, are what the code published with the method does.
-    """
-    place = torch.rand(1 if one_place else len(real), generator=rng, dtype=real.dtype, device=real.device)
-    place = place.reshape(-1, *[1] * (real.dim() - 1))
-    between = torch.lerp(real, fake, place).detach().requires_grad_()
-    (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
-    if norm == "columns":
-        return (weight * (slope.norm(dim=-2) - 1).square().flatten(1).mean(dim=1)).sum()
-    return (weight * (slope.flatten(1).norm(dim=1) - 1).square()).sum()

@@ -41,6 +41,8 @@ from reverie.options import Part
 from reverie.seeding import Randomness
 from reverie.types import Batch, Level, Losses, Phase, Rows, State, StreamSpec
 
+PenaltyNorm = Literal["row", "columns"]
+
 
 class Gate(nn.Module):
     """ReLU written as a product with a constant 0-1 mask.
@@ -291,20 +293,30 @@ class _Fixed(nn.Module):
 
 
 def gradient_penalty(
-    critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, weight: Tensor, rng: torch.Generator
+    critic: Callable[[Tensor], Tensor],
+    real: Tensor,
+    fake: Tensor,
+    weight: Tensor,
+    rng: torch.Generator,
+    norm: PenaltyNorm = "row",
+    one_place: bool = False,
 ) -> Tensor:
     """sum_i weight_i (|| grad critic(x^_i) ||_2 - 1)^2, the norm over all dimensions of a row (equation 3 of the paper).
 
-    x^_i lies on the segment between real_i and fake_i (B, ...), at a place drawn uniformly for each row; weight: (B,).
+    x^_i lies on the segment between real_i and fake_i (B, ...), at a place drawn uniformly for each row; weight: (B,). norm "columns", over the
+    height alone, so that every column of every channel is drawn to 1, and one_place, one place for the whole batch, are what the code
+    published with the lifelong adversarial autoencoder does.
 
     >>> row = torch.ones(2, 4)
     >>> gradient_penalty(lambda x: x.sum(dim=1), row, row, torch.full((2,), 0.5), torch.Generator()).item()
     1.0
     """
-    place = torch.rand(len(real), generator=rng, dtype=real.dtype, device=real.device)
+    place = torch.rand(1 if one_place else len(real), generator=rng, dtype=real.dtype, device=real.device)
     place = place.reshape(-1, *[1] * (real.dim() - 1))
     between = torch.lerp(real, fake, place).detach().requires_grad_()
     (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    if norm == "columns":
+        return (weight * (slope.norm(dim=-2) - 1).square().flatten(1).mean(dim=1)).sum()
     return (weight * (slope.flatten(1).norm(dim=1) - 1).square()).sum()
 
 
