@@ -1,6 +1,6 @@
 """Hyper-parameters are chosen on training rows held out, never on test rows: this repeats the choices that the pages tell of.
 
-python -m benchmarks.choices ewc|si|fisher|ewc-rotated|ewc-permuted|posterior-digits|components|support|normalise [--seeds 100 101 102]
+python -m benchmarks.choices ewc|si|fisher|ewc-rotated|ewc-permuted|posterior-digits|components|backbone|support|normalise [--seeds 100 101 102]
 """
 
 from __future__ import annotations
@@ -62,6 +62,10 @@ CHOICES: dict[str, tuple[Mapping[str, Any], dict[str, dict[str, Any]]]] = {
     "components": (
         LATENTS,
         {str(k): {"method": {"generator": {"density": {"components": k}}}} for k in (1, 20, 60, 150)},
+    ),
+    "backbone": (
+        LATENTS,
+        {f"{a}, {b}": {"backbone": {"channels": [a, b]}} for a, b in ((16, 32), (32, 32), (32, 64))},
     ),
     "support": (
         LATENTS,
