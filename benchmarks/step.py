@@ -62,6 +62,8 @@ class Windows:
 
     def evaluated(self, task: int, measure: str, values: tuple[float | None, ...]) -> None: ...
 
+    def warned(self, message: str) -> None: ...
+
 
 def reverie_windows(precision: Any, windows: int) -> tuple[list[float], float]:
     """Milliseconds a step of each window of 50 steps, and FLOP a step."""

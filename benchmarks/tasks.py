@@ -42,6 +42,8 @@ class Windows:
 
     def evaluated(self, task: int, measure: str, values: tuple[float | None, ...]) -> None: ...
 
+    def warned(self, message: str) -> None: ...
+
 
 def measure(tasks: int, steps: int) -> list[dict[str, float]]:
     stream = Permuted("digits", tasks=tasks).build("domain", seed=0)

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+torch.set_num_threads(1)  # for fixtures of whole modules, which are made before those of single tests
+
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:

@@ -233,6 +233,21 @@ def test_signs_of_novelty(model: AdversarialAutoencoder, x: Tensor) -> None:
     assert found.critic.shape == (12,)
 
 
+def test_health_counts_units_that_say_anything_and_compares_scores(
+    model: AdversarialAutoencoder, x: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes = model.encode(x)
+    prior = torch.distributions.Normal(torch.zeros(()), torch.ones(()))
+    kl = torch.distributions.kl_divergence(torch.distributions.Normal(codes.mean, codes.std), prior).mean(dim=0)
+    found = dreams.health(model, x, seed=2)
+    assert found.active_units == int((kl > 0.01).sum())
+    samples = dreams.replay(model, len(x), seed=2).images
+    gap = dreams.novelty(model, x).critic.mean() - dreams.novelty(model, samples).critic.mean()
+    assert found.critic_gap == pytest.approx(gap.item(), rel=1e-4, abs=1e-6)
+    monkeypatch.setattr(dreams, "ACTIVE", float(kl.sort().values[-3]))
+    assert dreams.health(model, x).active_units == 2
+
+
 @pytest.mark.parametrize("conditioning", ["projection", "auxiliary"])
 def test_other_critics_score_too(conditioning: str, x: Tensor) -> None:
     made = AdversarialAutoencoder(conditioning=conditioning, prior="domain-shifted")  # type: ignore[arg-type]

@@ -29,6 +29,7 @@ CHUNK = 1000  # images that are encoded at a time
 PARALLEL = 1e-4  # sine of the angle below which an arc is a line
 PERPLEXITY = 30.0  # of t-SNE, or a third of the rows where these are few
 FEWEST = 4  # rows that a projection needs
+ACTIVE = 0.01  # nats, of a number of the code that is used
 
 
 # ------------------------------------------------------------------------------------------ what was learnt
@@ -142,16 +143,13 @@ def replay(model: AdversarialAutoencoder, n: int, domains: Sequence[int] | None 
         mine = place == domain
         asked[mine] = taught[torch.arange(int(mine.sum())) % len(taught)]
     rng = generator(seed, "replay", device=device)
-    images = torch.cat(
-        [
-            model.draw(c.to(device), d.to(device), rng)
-            for c, d in zip(asked.split(CHUNK), place.split(CHUNK), strict=True)
-        ]
-    )
-    codes = _codes(model, images)
-    confidence, classes = codes.c.max(dim=1)
-    found = codes.a.argmax(dim=1).cpu() if len(chosen) > 1 else place
-    return Replayed(images.cpu(), classes.cpu(), found, confidence.cpu(), asked)
+    parts = []
+    for c, d in zip(asked.split(CHUNK), place.split(CHUNK), strict=True):
+        x = model.draw(c.to(device), d.to(device), rng)
+        found = model.recognise(x)
+        parts.append([each.cpu() for each in (x, found.classes, found.domains, found.sure)])
+    images, classes, domains_found, confidence = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Replayed(images, classes, domains_found if len(chosen) > 1 else place, confidence, asked)
 
 
 def interpolate(
@@ -214,8 +212,7 @@ def traverse(
             f"coordinates = {coordinates}, steps = {steps}: at least 1 coordinate and 2 steps are needed"
         )
     known = _codes(model, _checked(model, rows))
-    centre = known.a.argmax(dim=1)[:, None].float() if model.prior == "domain-shifted" else 0.0
-    kl = 0.5 * ((known.mean - centre).square() + known.std.square() - 2 * known.std.log() - 1).mean(dim=0)
+    kl = _kl(model, known)
     spread = (known.mean.var(dim=0, unbiased=False) + known.std.square().mean(dim=0)).sqrt()
     highest = kl.argsort(descending=True, stable=True)[:coordinates]
     codes = model.encode(_checked(model, x[None]))
@@ -225,6 +222,12 @@ def traverse(
     moves = functional.one_hot(highest, codes.mean.shape[1]) * spread
     images = torch.stack([model.decode(codes.mean + shift * moves, c, a) for shift in shifts], dim=1)
     return Traversal(images.cpu(), highest.cpu(), kl[highest].cpu(), torch.tensor(shifts))
+
+
+def _kl(model: AdversarialAutoencoder, codes: Codes) -> Tensor:
+    """(latent,) nats, the mean KL_j of q(z_j|x) from the prior."""
+    centre = codes.a.argmax(dim=1)[:, None].float() if model.prior == "domain-shifted" else 0.0
+    return 0.5 * ((codes.mean - centre).square() + codes.std.square() - 2 * codes.std.log() - 1).mean(dim=0)
 
 
 def translate(
@@ -319,9 +322,34 @@ def novelty(model: AdversarialAutoencoder, x: Tensor) -> Novelty:
     for part in _checked(model, x).split(CHUNK):
         codes = model.encode(part)
         entropy.append(torch.special.entr(codes.a).sum(dim=1).cpu())
-        with torch.no_grad(), model.device.autocast():
-            critic.append(model.networks["critic"](2 * part - 1, codes.c, codes.a).float().cpu())
+        critic.append(_scores(model, part, codes))
     return Novelty(error, torch.cat(entropy), torch.cat(critic))
+
+
+def _scores(model: AdversarialAutoencoder, x: Tensor, codes: Codes) -> Tensor:
+    """(n,) of the critic, on the CPU."""
+    with torch.no_grad(), model.device.autocast():
+        scores: Tensor = model.networks["critic"](2 * x - 1, codes.c, codes.a).float().cpu()
+    return scores
+
+
+@dataclass(frozen=True)
+class Health:
+    """active_units: numbers of the continuous code that say anything of x, those whose mean KL from the prior is above 0.01 nats; none: the code
+    has collapsed. critic_gap: mean score of the critic of x minus that of samples; below 0 it takes samples for more real than x."""
+
+    active_units: int
+    critic_gap: float
+
+
+def health(model: AdversarialAutoencoder, x: Tensor, *, seed: int = 0) -> Health:
+    """x: (n, *shape), real images; compared with as many samples of all domains."""
+    check_trained(model)
+    x = _checked(model, x)
+    samples = replay(model, len(x), seed=seed).images.to(x.device)
+    codes, others = _codes(model, x), _codes(model, samples)
+    gap = _scores(model, x, codes).mean() - _scores(model, samples, others).mean()
+    return Health(int((_kl(model, codes) > ACTIVE).sum()), float(gap))
 
 
 # ------------------------------------------------------------------------------------------ images in

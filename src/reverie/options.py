@@ -26,6 +26,7 @@ from reverie.checks import OptionsError, Problems, nearest
 PartType = TypeVar("PartType", bound="Part")
 
 FROM_PYTHON = ", given from Python>"  # ends what stands in a file for a function
+OUT_OF_RANGE = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")  # pydantic's names
 
 
 class Part:
@@ -333,6 +334,9 @@ def _validate(
                 problems.add(f"{name}: this option has no default and must be given")
             else:
                 message = mistake["msg"][0].lower() + mistake["msg"][1:]
+                option = signature(cls).get(str(mistake["loc"][0]))
+                if mistake["type"] in OUT_OF_RANGE and option is not None and not option.required:
+                    message += f"; leave {option.name} out for its default, {option.default!r}"
                 if isinstance(mistake["input"], str) and mistake["input"].endswith(FROM_PYTHON):
                     message = (
                         "no file can hold it; repeat the run from Python with the same one: reverie.run with out = its folder "

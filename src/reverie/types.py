@@ -19,6 +19,7 @@ Stores = Literal["none", "latents", "raw"]
 Augment = Literal["none", "flip-crop"]
 Label: TypeAlias = str | int
 Losses: TypeAlias = dict[str, Tensor]
+UNKNOWN = -1  # the class index of a row whose class is not known
 State: TypeAlias = dict[str, Any]
 
 
@@ -29,7 +30,7 @@ State: TypeAlias = dict[str, Any]
 class Batch:
     """Rows that one update sees together. The loss is sum_i weight_i * loss_i.
 
-    x: (B, ...) float32. y: (B,) int64 class index, (B, outputs) float32 soft scores (one distribution per softmax
+    x: (B, ...) float32. y: (B,) int64 class index (UNKNOWN where it is not known), (B, outputs) float32 soft scores (one distribution per softmax
     group, scaled by the group's share) or, in regression, targets; None where nothing labels the rows. task: (B,) int64. weight: (B,) float32,
     summing to 1. groups: (outputs,) int64, the softmax group that each output belongs to, -1 for an output that takes
     no part; None: one softmax over all outputs. temperature: (B,) softmax temperature a row, or None for 1 everywhere.
@@ -386,7 +387,12 @@ class Density(Protocol):
     @property
     def stores_real_samples(self) -> bool: ...
 
+    @property
+    def has_density(self) -> bool: ...
+
     def numbers(self, width: int) -> int | None: ...
+
+    def rows_needed(self, width: int) -> int: ...
 
     def fit(self, z: Tensor, rng: torch.Generator) -> FittedDensity:
         """z: (n, d), n >= 1, finite."""
@@ -565,12 +571,14 @@ class Learner(Protocol):
 
 @dataclass(frozen=True)
 class Finding:
-    """What a probe saw: numbers for the table, arrays and images (N, C, H, W in [0, 1]) for the report, warnings."""
+    """What a probe saw: numbers for the table, arrays and images (N, C, H, W in [0, 1]) for the report, warnings; facts: what is told in
+    words, plain values for JSON."""
 
     numbers: Mapping[str, float | list[float] | None] = field(default_factory=dict)
     arrays: Mapping[str, Tensor] = field(default_factory=dict)
     images: Mapping[str, Tensor] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Probe(Protocol):

@@ -111,6 +111,12 @@ def test_a_line_after_each_task_says_what_is_measured(measure: str, text: str) -
     assert file.getvalue() == f"naive: after task 2: {text} over 2 test sets\n"
 
 
+def test_a_warning_is_a_line_as_it_comes() -> None:
+    file = io.StringIO()
+    Live(Console(file=file, width=120), "vcl", None).warned("too large [by far]")
+    assert file.getvalue() == "warning: vcl: too large [by far]\n"
+
+
 @pytest.mark.parametrize(("value", "text"), [(None, "-"), (0.0, "0"), (1234.5, "1.23e+03"), (0.09999, "0.1")])
 def test_numbers_have_three_digits(value: float | None, text: str) -> None:
     assert number(value) == text

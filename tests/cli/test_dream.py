@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from reverie.probes.dreams import Dreams
 from reverie.reports.grids import GAP, MARGIN
 from tests.cli.test_main import Answer, Command, command
 from tests.test_dreams import stream
+from tests.tiny import Halt
 
 __all__ = ["command"]  # the fixture
 
@@ -59,12 +61,14 @@ TILES = {
     "cluster": (16, 10),
     "embed": (16, 11),
     "novelty": (20, 7),
+    "judge": (11, 26),
 }
+BRIEF = {"judge": ["--steps", "20", "--batch-size", "16", "--n", "20"]}
 
 
 @pytest.mark.parametrize("feature", FEATURES)
 def test_every_feature_draws_a_picture(feature: str, run: Path, command: Command) -> None:
-    file = pictured(command("dream", run, feature))
+    file = pictured(command("dream", run, feature, *BRIEF.get(feature, [])))
     assert file == run / "samples" / f"dream-{feature}.png"
     width, height = size(file)
     columns, rows = TILES[feature]
@@ -132,6 +136,43 @@ def test_numbers_for_machines(run: Path, tmp_path: Path, command: Command) -> No
     signs = json.loads(command("dream", run, "novelty", "--n", 9, *out).out)
     assert set(signs) == {"digits", "digits-inverted", "picture"}
     assert set(signs["digits"]) == {"error", "entropy", "critic"}
+
+
+def test_a_judge_leaves_what_it_saw_in_the_run_folder(run: Path, tmp_path: Path, command: Command) -> None:
+    words = ["dream", run, "judge", *BRIEF["judge"], "--out", tmp_path / "x.png"]
+    answer = command(*words, "--json")
+    numbers = json.loads(answer.out)
+    saved = json.loads((run / "judge.json").read_text())
+    assert saved == {"schema": 1, **{name: value for name, value in numbers.items() if name != "picture"}}
+    assert {"judge", "pairs", "generated", "next", "replay"} <= set(saved)
+    assert saved["judge"]["steps"] == 20
+    assert [set(shares) for shares in saved["judge"]["accuracy"]] == [{"class", "domain", "both"}] * 2
+    assert saved["generated"]["images"] == 40
+    assert np.array(saved["generated"]["counts"]).sum() == 40
+    said = command(*words).out
+    assert f"generated: {100 * saved['generated']['as_asked']['class']:.1f} % of the class asked for" in said
+    (run / "judge.json").unlink()
+
+
+def test_a_run_that_was_stopped_dreams_of_what_it_learnt(tmp_path: Path, command: Command) -> None:
+    real = LGAA.step
+
+    def dies(self: Any, phase: Any, batch: Any) -> Any:
+        if self.task == 1 and self.rng.position.step == 2:
+            raise Halt
+        return real(self, phase, batch)
+
+    options = {"name": "lgaa", "steps": 4, "batch_size": 8}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LGAA, "step", dies)
+        with pytest.raises(Halt):
+            reverie.run("digits-inverted", options, scenario="domain", out=tmp_path / "run", checkpoint_steps=1)
+    numbers = json.loads(command("dream", tmp_path / "run", "reconstruct", "--json").out)
+    assert set(numbers) == {"digits", "digits-inverted", "picture"}
+    for feature in ("generate", "replay"):
+        pictured(command("dream", tmp_path / "run", feature))
+    judged = json.loads(command("dream", tmp_path / "run", "judge", *BRIEF["judge"], "--json").out)
+    assert judged["replay"]["images"] == 20  # the set that the second task was being learnt with
 
 
 def test_images_of_ones_own(run: Path, tmp_path: Path, command: Command) -> None:
@@ -226,6 +267,7 @@ def test_a_stream_from_python_needs_images(from_python: Path, tmp_path: Path, co
     assert "--images FILE.npy" in answer.err
     file = tmp_path / "mine.npy"
     np.save(file, torch.rand(8, 1, 8, 8).numpy())
+    assert "its stream was given from Python" in command("dream", from_python, "judge").err
     for feature in ("translate", "traverse", "novelty"):
         assert command("dream", from_python, feature, "--images", file).code == DONE
     for feature in ("generate", "replay"):

@@ -222,6 +222,9 @@ def test_matrices_of_a_run_that_infers_the_task() -> None:
     for scenario in ("class", "task", "domain"):
         for learner in (SeparatePosteriors(), VCL()):
             result = train(learner, tiny_stream(scenario)).result
+            if scenario == "domain" and isinstance(learner, VCL):  # one model, however it is called
+                assert set(result["matrices"]) == {"task_agnostic", "task_given"}
+                continue
             assert set(result["matrices"]) == {"task_agnostic", "task_given", *names}
             for matrix in result["matrices"].values():
                 assert [[value is not None for value in row] for row in matrix] == [

@@ -12,7 +12,7 @@ import torch
 
 from reverie.device import CPU
 from reverie.engine import Evaluation, Record, Settings
-from reverie.learners import VCL, Naive
+from reverie.learners import VCL, Naive, SeparatePosteriors
 from reverie.storage import read_tree, write_tree
 from tests.tiny import Trained, tiny_curves, tiny_stream, train
 
@@ -53,7 +53,7 @@ def test_a_result_of_classification_is_what_it_was() -> None:
 
 
 def test_a_model_a_task_gives_errors_with_the_task_given_and_inferred() -> None:
-    result = ran(VCL()).result
+    result = ran(SeparatePosteriors()).result
     inferred = {f"{what}_by_agreement{how}" for what in ("inferred", "task_found") for how in ("", "_in_batches")}
     assert set(result["matrices"]) == {"task_agnostic", "task_given", "nll", "coverage"} | inferred
     assert result["initial_mse"] is None

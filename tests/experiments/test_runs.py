@@ -224,6 +224,19 @@ def test_bad_options_are_found_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_learner_that_needs_labels_is_refused_where_some_are_missing(tmp_path: Path) -> None:
+    x, y = torch.rand(40, 1, 8, 8), torch.arange(40) % 2
+    some = torch.where(torch.arange(40) % 4 < 3, y, -1)
+    stream = ArrayStream.from_arrays([(x, y, x, y), (x, some, x, y)], "domain", unlabelled=-1)
+    for learner in ("naive", {"name": "lgaa", "steps": 1}):
+        name = learner if isinstance(learner, str) else learner["name"]
+        with pytest.raises(DataError, match=rf"learner = '{name}' needs a label .*: task 'task 2': 10 of 40 rows have"):
+            reverie.run(stream, learner, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run = reverie.run(stream, {"name": "lgaa", "steps": 1, "labels_per_class": 4, "batch_size": 8}, threads=1)
+    assert run.result["status"] == "complete"
+
+
 def test_a_stream_made_in_python_is_continued_from_python_alone(animals: Run) -> None:
     assert animals.folder is not None
     with pytest.raises(OptionsError, match=r"its stream was made in Python.*call reverie\.run"):

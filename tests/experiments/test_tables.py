@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from reverie.experiments import tables
+from reverie.experiments.conditions import Condition
 from reverie.experiments.grid import Cell
-from reverie.experiments.tables import Entry, PublishedTable, reproduce, rows_markdown, table_markdown, task_markdown
+from reverie.experiments.tables import (
+    DOMAINS,
+    ERRORS,
+    TASKS,
+    Entry,
+    Layout,
+    PublishedTable,
+    conditions_markdown,
+    rank_correlation,
+    reproduce,
+    risk_gaps,
+    rows_markdown,
+    runs_of,
+    table_markdown,
+)
 
 DIGITS = {"stream": {"name": "split", "dataset": "digits", "tasks": 5}}
 
@@ -54,10 +70,26 @@ def test_a_table_is_filled_over_several_sittings(tmp_path: Path, ran: list[str])
     results = reproduce(table(a=3, b=4), tmp_path / "runs", file)
     assert ran[2:] == ["b class seed 1", "b class seed 2"]
     assert results == tables.read_results(file)
-    lines = rows_markdown(table(a=3, b=4), results, ["a", "b"])
-    assert lines[2].startswith("| a | class | 1.50 ± 0.50 | 2/2 |")
+    lines = rows_markdown(table(a=3, b=4), results)
+    assert [line.split(" | ")[:3] for line in lines[2:]] == [
+        ["| a", "1.50 ± 0.50", "2/2"],
+        ["| b", "1.50 ± 0.50", "2/2"],
+    ]
+    assert rows_markdown(table(a=3, b=4), results, ["b"])[2:] == lines[3:]
     reproduce(table(a=3, b=4), tmp_path / "runs", file, again=True, only=["b"])
     assert ran[4:] == ["b class seed 1", "b class seed 2"]
+
+
+def test_an_entry_may_take_the_first_of_the_seeds_alone(tmp_path: Path, ran: list[str]) -> None:
+    both = table(a=3, b=4)
+    few = replace(both, entries={**both.entries, "b": replace(both.entries["b"], seeds=1)})
+    reproduce(both, tmp_path / "runs", tmp_path / "all.json")
+    results = reproduce(few, tmp_path / "runs", tmp_path / "few.json", again=True)
+    assert ran[4:] == ["a class seed 1", "b class seed 1", "a class seed 2"]
+    assert [(r["entry"], r["seed"]) for r in results] == [("a", 1), ("a", 2), ("b", 1)]
+    seeds = ["2/2", "1/1"]
+    for known in (results, tables.read_results(tmp_path / "all.json")):  # a seed that the entry has no more is not told
+        assert [line.split(" | ")[2] for line in rows_markdown(few, known)[2:]] == seeds
 
 
 def test_changed_options_are_run_again(tmp_path: Path, ran: list[str]) -> None:
@@ -138,20 +170,20 @@ def tasks_told(seed: int, **told: Any) -> dict[str, Any]:
     }
 
 
-def inferring(
-    expected: Mapping[str, tuple[float, float]] = {}, published: Mapping[str, tuple[float, float | None]] = {}
-) -> PublishedTable:
-    entry = Entry("Method A", "demo", {}, ("class",), published, expected)
-    return PublishedTable("a table", "nobody", "a note", (1, 2), {"a": entry}, infers_tasks=True)
+def table_of(layout: Layout, *conditions: Condition, **entries: Entry) -> PublishedTable:
+    return PublishedTable("a table", "nobody", "a note", (1, 2), entries, conditions, layout)
 
 
-def cells_of(table: PublishedTable, results: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The only row of the table, by the titles of its columns."""
-    lines = task_markdown(table, results)
-    titles, rule, row = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:])
+def inferring(*conditions: Condition, published: Mapping[str, tuple[float, float | None]] = {}) -> PublishedTable:
+    return table_of(TASKS, *conditions, a=Entry("Method A", "demo", {}, ("class",), published))
+
+
+def rows_of(lines: Sequence[str]) -> list[dict[str, str]]:
+    """Each row of a Markdown table, by the titles of its columns."""
+    titles, rule, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
     assert set(rule) == {"---"}
-    assert len(titles) == len(rule) == len(row)
-    return dict(zip(titles, row, strict=True))
+    assert {len(titles)} == {len(row) for row in (rule, *rows)}
+    return [dict(zip(titles, row, strict=True)) for row in rows]
 
 
 def test_a_row_tells_how_often_the_task_is_inferred() -> None:
@@ -162,68 +194,96 @@ def test_a_row_tells_how_often_the_task_is_inferred() -> None:
         "TInfer, entropy": "61.50 ± 0.50",
         "TInfer, agreement": "71.50 ± 0.50",
         "TInfer, in batches": "91.50 ± 0.50",
+        "one head": "-",
         "task found, entropy": "62.50 ± 0.50",
         "seeds": "2/2",
-        "published": "-",
-        "expected": "-",
-        "reached": "-",
         "steps": "12,500",
         "kept, bytes": "716,096 (none)",
         "seconds a run": "15",
     }
     results = [tasks_told(1), tasks_told(2)]
-    assert cells_of(inferring(), results) == told
+    assert rows_of(rows_markdown(inferring(), results)) == [told]
     strangers = [tasks_told(3), {**tasks_told(1), "entry": "b"}]  # a seed and an entry that the table does not have
-    assert cells_of(inferring(), [*results, *strangers]) == told
+    assert rows_of(rows_markdown(inferring(), [*results, *strangers])) == [told]
     text = table_markdown("tasks", inferring(), results)
-    assert "\n".join(task_markdown(inferring(), results)) in text
+    assert "\n".join(rows_markdown(inferring(), results)) in text
+    assert "TGiven, TInfer: average accuracy" in text
+    assert "images/" not in text
+    assert "![a table](images/tasks.png)\n\nWhich class" in table_markdown("tasks", inferring(), [], pictured=True)
 
 
 def test_one_seed_has_no_standard_error_and_none_has_no_numbers() -> None:
-    one = cells_of(inferring(), [tasks_told(2)])
+    (one,) = rows_of(rows_markdown(inferring(), [tasks_told(2)]))
     assert (one["TGiven, final"], one["seeds"], one["seconds a run"]) == ("95.00", "1/2", "20")
-    for results in ([], [{name: value for name, value in tasks_told(1).items() if name != "tasks"}]):
-        none = cells_of(inferring(expected={"given": (50, 100)}), results)
-        assert (none.pop("method"), none.pop("seeds"), none.pop("expected")) == ("Method A", "0/2", "given 50")
-        assert set(none.values()) == {"-"}
+    (none,) = rows_of(rows_markdown(inferring(), []))
+    assert (none.pop("method"), none.pop("seeds"), none.pop("TGiven, during")) == ("Method A", "0/2", "not run yet")
+    assert set(none.values()) == {"-"}
 
 
 def test_a_single_softmax_stands_beside_methods_that_infer_the_task() -> None:
     results = [{name: value for name, value in tasks_told(seed).items() if name != "tasks"} for seed in (1, 2)]
     results = [{**r, "average_accuracy": accuracy} for r, accuracy in zip(results, (0.5, 0.6), strict=True)]
-    row = cells_of(inferring({"one head": (50, 100)}, {"one head": (66.97, None)}), results)
-    assert row["TInfer, entropy"] == "55.00 ± 5.00 (one head)"
-    assert (row["published"], row["expected"], row["reached"]) == ("one head 66.97", "one head 50", "yes")
-    assert (row["TGiven, final"], row["task found, entropy"], row["seeds"]) == ("-", "-", "2/2")
-
-
-def test_a_criterion_that_a_method_does_not_have_is_left_out() -> None:
-    """Points do not disagree; nothing is expected of that, nor held against them."""
-    points = {"tinfer_final": {"entropy": 0.6, "entropy_in_batches": None}}
-    row = cells_of(inferring({"agreement": (90, 100), "given": (93, 100)}), [tasks_told(1, **points)])
-    assert (row["TInfer, agreement"], row["TInfer, in batches"], row["TInfer, entropy"]) == ("-", "-", "60.00")
-    assert (row["expected"], row["reached"]) == ("given 93, agreement 90", "yes")
-
-
-@pytest.mark.parametrize(
-    ("expected", "reached"),
-    [
-        ({"given": (94.4, 100)}, "yes"),
-        ({"given": (94.6, 100)}, "no"),
-        ({"given": (90, 100), "entropy": (61, 100), "agreement": (71, 100), "batches": (91, 100)}, "yes"),
-        ({"given": (90, 100), "entropy": (62, 100)}, "no"),
-        ({"batches": (92, 100)}, "no"),
-        ({}, "-"),
-    ],
-)
-def test_all_that_is_expected_must_be_reached(expected: dict[str, tuple[float, float]], reached: str) -> None:
-    row = cells_of(inferring(expected), [tasks_told(1), tasks_told(2)])
-    assert row["reached"] == reached
+    (row,) = rows_of(rows_markdown(inferring(published={"one head": (66.97, None)}), results))
+    assert (row["one head"], row["published"], row["seeds"]) == ("55.00 ± 5.00", "one head 66.97", "2/2")
+    assert (row["TInfer, entropy"], row["TGiven, final"]) == ("-", "-")
 
 
 def test_published_numbers_stand_in_the_order_of_the_columns() -> None:
-    row = cells_of(inferring(published={"entropy": (71.5, 0.3), "given": (100.0, None)}), [])
+    (row,) = rows_of(rows_markdown(inferring(published={"entropy": (71.5, 0.3), "given": (100.0, None)}), []))
     assert row["published"] == "given 100, entropy 71.5"
+
+
+def test_scenarios_stand_where_there_are_several() -> None:
+    published = {"class": (19.9, 0.1), "task": (84.0, None)}
+    many = table_of(
+        Layout(("accuracy",)),
+        Condition("a", "accuracy", 50, scenario="task"),
+        a=Entry("A", "demo", published=published),
+    )
+    accuracies = {"class": 0.2, "domain": 0.4, "task": 0.6}
+    results = [
+        {**tasks_told(seed), "scenario": scenario, "average_accuracy": accuracy}
+        for seed in (1, 2)
+        for scenario, accuracy in accuracies.items()
+    ]
+    rows = rows_of(rows_markdown(many, results))
+    assert [(row["scenario"], row["accuracy, %"], row["published"]) for row in rows] == [
+        ("class", "20.00 ± 0.00", "19.90 ± 0.10"),
+        ("domain", "40.00 ± 0.00", "-"),
+        ("task", "60.00 ± 0.00", "84.00"),
+    ]
+    (condition,) = rows_of(conditions_markdown(many, results)[1:])
+    assert (condition["to show"], condition["found"]) == ("task: A (accuracy, %)", "60.00 ± 0.00")
+
+
+def test_conditions_are_told_under_the_table() -> None:
+    entries = {"a": Entry("A", "demo", {}, ("class",)), "b": Entry("B", "demo", {}, ("class",), seeds=1)}
+    table = table_of(
+        TASKS,
+        Condition("a", "given", 94),
+        Condition("a", "given", 99, reason="it is too hard"),
+        Condition("a", "given", 99),
+        Condition("a", "given", 94, reason="not told where it is reached"),
+        Condition("a", "agreement", 0, minus="b", other="entropy"),
+        Condition("a", "given", 1, over="b"),
+        Condition("b", "seconds", high=60),
+        **entries,
+    )
+    results = [tasks_told(1), tasks_told(2), {**tasks_told(1), "entry": "b"}]
+    told = [tuple(row.values()) for row in rows_of(conditions_markdown(table, results)[1:])]
+    assert told == [
+        ("A (TGiven, final)", "at least 94", "94.50 ± 0.50", "2/2", "yes"),
+        ("A (TGiven, final)", "at least 99", "94.50 ± 0.50", "2/2", "no: it is too hard"),
+        ("A (TGiven, final)", "at least 99", "94.50 ± 0.50", "2/2", "no"),
+        ("A (TGiven, final)", "at least 94", "94.50 ± 0.50", "2/2", "yes"),
+        # paired over the only seed that both take
+        ("A (TInfer, agreement), minus B (TInfer, entropy)", "at least 0", "10.00", "1/1", "yes"),
+        ("A, over B (TGiven, final)", "at least 1", "1.00", "1/1", "yes"),
+        ("B (seconds a run)", "at most 60", "10", "1/1", "yes"),
+    ]
+    assert "\n".join(conditions_markdown(table, results)) in table_markdown("name", table, results)
+    assert {row["reached"] for row in rows_of(conditions_markdown(table, [])[1:])} == {"not yet"}
+    assert conditions_markdown(table_of(TASKS, **entries), results) == []
 
 
 def test_what_a_run_says_of_tasks_is_kept_where_it_says_something(
@@ -246,57 +306,130 @@ def test_what_a_run_says_of_tasks_is_kept_where_it_says_something(
     assert tables.read_results(tmp_path / "results.json") == results
 
 
+def domain_result(entry: str, seed: int, learnt: float | None, last: list[float], error: list[float]) -> dict[str, Any]:
+    told = {"learnt": learnt, "error": error, "found": [1.0, 0.99]}
+    cost = {"steps": 10, "seconds": 2.0, "persistent_bytes": 5, "stores": "none"}
+    cost |= {"processor": "a processor", "threads": 1, "torch": "2"}
+    mean = sum(last) / len(last)
+    place = {"entry": entry, "scenario": "domain", "seed": seed}
+    return {**place, "accuracy": last, "average_accuracy": mean, "domains": told, **cost}
+
+
 def test_a_table_of_domains_says_what_is_left_of_the_first() -> None:
-    bounds = {"first": (90.0, 100.0), "drop": (-100.0, 3.0), "domain": (98.0, 100.0), "error": (0.0, 1.15)}
-    entries = {
-        "a": Entry("kept", "demo", expected=bounds),
-        "b": Entry("never run", "demo"),
-        "c": Entry("at once", "demo"),
-    }
-    table = PublishedTable("title", "source", "note", (1, 2), entries, domains=True)
-
-    def result(entry: str, seed: int, learnt: float | None, last: list[float], error: list[float]) -> dict[str, Any]:
-        told = {"learnt": learnt, "error": error, "found": [1.0, 0.99]}
-        cost = {"steps": 10, "seconds": 2.0, "persistent_bytes": 5, "stores": "none"}
-        mean = sum(last) / len(last)
-        return {"entry": entry, "seed": seed, "accuracy": last, "average_accuracy": mean, "domains": told, **cost}
-
+    table = table_of(
+        DOMAINS,
+        Condition("a", "first", -3, minus="a", other="learnt"),
+        Condition("a", "error", high=1.15, over="a", other="error learnt"),
+        **{key: Entry(title, "demo", {}, ("domain",)) for key, title in (("a", "kept"), ("b", "never run"))},
+        c=Entry("at once", "demo", {}, ("domain",)),
+    )
     results = [
-        result("a", 1, 0.97, [0.95, 0.85], [0.010, 0.011]),
-        result("a", 2, 0.99, [0.97, 0.87], [0.010, 0.012]),
-        result("c", 1, None, [0.98, 0.90], [0.009]),
+        domain_result("a", 1, 0.97, [0.95, 0.85], [0.010, 0.011]),
+        domain_result("a", 2, 0.99, [0.97, 0.87], [0.010, 0.012]),
+        domain_result("c", 1, None, [0.98, 0.90], [0.009]),
     ]
-    lines = tables.domain_markdown(table, results)
-    kept, never, at_once = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines[-3:])
-    assert kept[:8] == [
+    kept, never, at_once = (list(row.values()) for row in rows_of(rows_markdown(table, results)))
+    assert kept[:9] == [
         *("kept", "98.00 ± 1.00", "96.00 ± 1.00", "86.00 ± 1.00", "91.00 ± 1.00", "99.00 ± 0.00"),
-        *("0.0100 ± 0.0000", "0.0115 ± 0.0005"),
+        *("0.0100 ± 0.0000", "0.0115 ± 0.0005", "2/2"),
     ]
-    assert kept[8:11] == ["2/2", "first at least 90, drop at most 3, domain at least 98, error at most 1.15", "yes"]
-    assert never[1:9] == ["-"] * 7 + ["0/2"]
+    assert never[1:9] == ["not run yet"] + ["-"] * 6 + ["0/2"]
     assert at_once[:8] == ["at once", "-", "98.00", "90.00", "94.00", "99.00", "-", "0.0090"]
+    drop, error = rows_of(conditions_markdown(table, results)[1:])
+    assert (drop["found"], drop["reached"]) == ("-2.00 ± 0.00", "yes")
+    assert (error["found"], error["reached"]) == ("1.1500 ± 0.0500", "yes")
 
 
-def test_a_table_of_regression_has_errors_and_their_median() -> None:
-    bounds = {"final": (0.0, 0.03), "found": (95.0, 100.0)}
-    entries = {
-        "a": Entry("sure", "demo", expected=bounds),
-        "b": Entry("a point", "demo", expected={"median": (0.0, 0.05)}),
-    }
-    table = PublishedTable("title", "source", "note", (1, 2, 3), entries, predicts_numbers=True)
+def test_a_table_of_regression_has_errors() -> None:
+    titles = {"a": "sure", "b": "a point"}
+    table = table_of(ERRORS, **{key: Entry(title, "demo", {}, ("domain",)) for key, title in titles.items()})
 
     def result(entry: str, seed: int, final: float, found: float | None) -> dict[str, Any]:
         inferred = None if found is None else {"agreement": found}
         errors = {"mse_during": final / 2, "mse_final": final, "mse_inferred": inferred, "coverage_final": 0.9}
-        cost = {"steps": 10, "seconds": 2.0, "persistent_bytes": 5, "stores": "none"}
-        return {"entry": entry, "seed": seed, "errors": {**errors, "task_inference_accuracy": inferred}, **cost}
+        cost = {"steps": 10, "seconds": 2.0, "persistent_bytes": 5, "stores": "none", "average_accuracy": None}
+        told = {**errors, "task_inference_accuracy": inferred}
+        return {"entry": entry, "scenario": "domain", "seed": seed, "errors": told, **cost}
 
-    results = [result("a", seed, final, 0.96) for seed, final in ((1, 0.01), (2, 0.02), (3, 0.06))]
-    results += [result("b", seed, 0.1, None) for seed in (1, 2)]
-    sure, point = (
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in tables.error_markdown(table, results)[-2:]
-    )
-    assert sure[:4] == ["sure", "0.0150 ± 0.0076", "0.0300 ± 0.0153", "0.0200"]
-    assert sure[5:10] == ["96.0 ± 0.0", "90.0 ± 0.0", "3/3", "final at most 0.03, found at least 95", "yes"]
-    assert point[3:6] == ["0.1000", "-", "-"]
-    assert point[7:10] == ["2/3", "median at most 0.05", "no"]
+    results = [result("a", seed, final, 0.96) for seed, final in ((1, 0.01), (2, 0.02))]
+    results += [result("b", 1, 0.1, None)]
+    sure, point = (list(row.values()) for row in rows_of(rows_markdown(table, results)))
+    assert sure[:4] == ["sure", "0.0075 ± 0.0025", "0.0150 ± 0.0050", "0.9600 ± 0.0000"]
+    assert sure[4:7] == ["96.0 ± 0.0", "90.0 ± 0.0", "2/2"]
+    assert point[:7] == ["a point", "0.0500", "0.1000", "-", "-", "90.0", "1/2"]
+
+
+def test_the_gap_of_an_ablation_is_to_the_reference_on_the_same_stream_and_seed() -> None:
+    entries = {
+        f"{stream}-{variant}": Entry(variant, "demo", {}, ("class",), stream=stream, variant=variant)
+        for stream in ("one", "two")
+        for variant in ("real", "drawn")
+    }
+    table = replace(table_of(Layout(picture="ablation"), **entries), reference={"drawn": "real"})
+    accuracies = {("one-real", 1): 0.9, ("one-drawn", 1): 0.7, ("one-drawn", 2): 0.6, ("two-real", 2): 0.8}
+    results = [
+        {"entry": entry, "scenario": "class", "seed": seed, "average_accuracy": accuracy}
+        for (entry, seed), accuracy in accuracies.items()
+    ]
+    runs = runs_of(table, results)
+    assert {key: list(by_seed) for (key, _), by_seed in runs.items()} == {
+        "one-real": [1],
+        "one-drawn": [1, 2],
+        "two-real": [2],
+        "two-drawn": [],
+    }
+    assert runs["one-drawn", "class"][1]["gap"] == pytest.approx(0.2)
+    assert "gap" not in runs["one-drawn", "class"][2]
+    assert "gap" not in runs["one-real", "class"][1]
+
+
+# ------------------------------------------------------------------------------- discrepancy and risk
+
+
+def risky(entry: str, seed: int, shift: float) -> dict[str, Any]:
+    """Two domains: nothing is rehearsed in the first task, and the present one never is."""
+    target, source = [[0.1], [0.3 + shift, 0.1]], [[None], [0.1, None]]
+    found = {"risk": {"target": target, "source": source}, "discrepancy": [[None], [0.05 + shift, None]]}
+    return {**domain_result(entry, seed, 0.9, [0.8, 0.7], [0.01, 0.02]), **found}
+
+
+def test_each_rehearsed_task_is_a_point() -> None:
+    entries = {key: Entry(key, "demo", {}, ("domain",)) for key in ("a", "b")}
+    table = table_of(DOMAINS, **entries)
+    results = [risky("a", 1, 0.0), risky("a", 2, 0.1), domain_result("b", 1, 0.9, [0.8], [0.01])]
+    gaps = risk_gaps(table, results)
+    assert list(gaps) == ["a"]
+    assert gaps["a"] == [pytest.approx((0.05, 0.2)), pytest.approx((0.15, 0.3))]
+    text = table_markdown("name", table, results, pictured=True)
+    assert "Spearman's rank correlation: 1.00 (2 points)." in text
+    assert "Spearman" not in table_markdown("name", table, results[2:], pictured=True)
+
+
+def test_the_rank_correlation_sees_orders_alone() -> None:
+    assert rank_correlation([(1, 1), (2, 10), (3, 1000)]) == pytest.approx(1.0)
+    assert rank_correlation([(1, 3), (2, 2), (3, 1)]) == pytest.approx(-1.0)
+    assert rank_correlation([(1, 1), (2, 3), (3, 2)]) == pytest.approx(0.5)
+    for undefined in ([], [(1, 1)], [(1, 1), (1, 2)], [(1, 1), (2, 1)]):
+        assert rank_correlation(undefined) is None
+
+
+def test_what_a_run_says_of_risk_and_categories_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {key: risky("a", 1, 0.0)[key] for key in ("risk", "discrepancy")}
+
+    def run_grid(cells: Sequence[Cell], **options: Any) -> Iterator[tuple[Cell, dict[str, Any]]]:
+        for cell in cells:
+            cost = {"steps": 5, "seconds": 1.0, "train_seconds": 1.0}
+            result = {
+                "summary": {"average_accuracy": 0.5, "learning_accuracy": 0.75},
+                "accuracy": [[0.5]],
+                "cost": cost,
+            }
+            numbers: list[dict[str, Any]] = [{}, {"clustering_accuracy": [0.9]}, {"clustering_accuracy": [0.8, 0.6]}]
+            findings = [{"task": 0, "probe": "a probe", "numbers": each} for each in numbers]
+            memory = {"persistent_bytes": 7, "stores": "none"}
+            yield cell, {**result, "memory": memory, "findings": findings, **told}
+
+    monkeypatch.setattr(tables, "run_grid", run_grid)
+    (result,) = reproduce(table(a=3), tmp_path / "runs", tmp_path / "results.json", seeds=[1])
+    assert {key: result[key] for key in told} == told
+    assert result["domains"]["clusters"] == [0.8, 0.6]

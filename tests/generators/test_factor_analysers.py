@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -61,7 +62,7 @@ def test_log_likelihood_never_falls(components: int) -> None:
     part = MixtureOfFactorAnalysers(rank=2)
     start = part._start(z, k_means(z, components, seeded())[1], 1e-6, seeded())
     chunks = Chunks(z, start.centre, squares=True)
-    _, trace = climb(start, lambda mixture: _step(mixture, chunks, 1e-6), 0.0, 40)
+    _, trace = climb(start, partial(_step, chunks=chunks, floor=1e-6), 0.0, 40)
     assert len(trace) > 5
     assert all(after >= before - 1e-9 for before, after in pairwise(trace))
 
@@ -98,7 +99,7 @@ def test_a_component_that_loses_its_rows_is_dropped() -> None:
     start.means[1] = 1e6
     start = FactorMixture(start.weights, start.means, start.loadings, start.noise)
     chunks = Chunks(z, start.centre, squares=True)
-    best, _ = climb(start, lambda mixture: _step(mixture, chunks, 1e-6), 1e-3, 20)
+    best, _ = climb(start, partial(_step, chunks=chunks, floor=1e-6), 1e-3, 20)
     assert len(best.weights) == 2
     assert float(best.weights.sum()) == pytest.approx(1.0)
     assert bool(torch.isfinite(best.means).all())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,15 @@ from torch.distributions import MultivariateNormal
 
 from reverie.checks import NotReadyError, OptionsError
 from reverie.generators import Gaussian
-from reverie.generators.gaussian import LowRank, cholesky, packed, shrinkage_weight, shrunk, unpacked
+from reverie.generators.gaussian import (
+    LowRank,
+    cholesky,
+    packed,
+    radial_moments,
+    shrinkage_weight,
+    shrunk,
+    unpacked,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -48,7 +57,7 @@ def test_moments_are_those_of_the_rows(covariance: str) -> None:
 @pytest.mark.parametrize("covariance", ["isotropic", "diagonal", "full", "low-rank", "shared"])
 def test_log_prob_is_that_of_torch_distributions(covariance: str) -> None:
     z = rows()
-    fitted = Gaussian(covariance=covariance, rank=2).fit(z, seeded())
+    fitted = Gaussian(covariance=covariance, rank=2 if covariance == "low-rank" else 32).fit(z, seeded())
     expected = MultivariateNormal(fitted.mean, fitted.covariance()).log_prob(z)
     # A full covariance gets 1e-6 of its mean variance on the diagonal.
     torch.testing.assert_close(fitted.log_prob(z), expected, rtol=1e-4, atol=1e-4)
@@ -56,7 +65,7 @@ def test_log_prob_is_that_of_torch_distributions(covariance: str) -> None:
 
 @pytest.mark.parametrize("covariance", ["isotropic", "diagonal", "full", "low-rank", "shared"])
 def test_samples_have_the_covariance(covariance: str) -> None:
-    fitted = Gaussian(covariance=covariance, rank=2).fit(rows(), seeded())
+    fitted = Gaussian(covariance=covariance, rank=2 if covariance == "low-rank" else 32).fit(rows(), seeded())
     drawn = fitted.sample(20_000, seeded(1))
     scale = float(fitted.covariance().diagonal().max())
     assert float((scatter(drawn) - fitted.covariance()).abs().max()) < 0.05 * scale
@@ -78,7 +87,8 @@ def test_one_row_is_its_own_mean() -> None:
 def test_ledoit_wolf_equals_scikit_learn(n: int, d: int, dtype: torch.dtype) -> None:
     z = rows(n, d).to(dtype)
     centred = z - z.mean(0)
-    ours = shrinkage_weight(centred.T @ centred / n, centred, "ledoit-wolf")
+    covariance = centred.T @ centred / n
+    ours = shrinkage_weight(covariance, n, "ledoit-wolf", radial_moments(centred, covariance))
     assert ours == pytest.approx(
         ledoit_wolf_shrinkage(z.double().numpy()), rel=1e-9 if dtype == torch.float64 else 1e-4
     )
@@ -89,7 +99,7 @@ def test_oas_is_equation_23_and_scikit_learn_s_leaves_out_a_term(n: int, d: int)
     z = rows(n, d)
     s = scatter(z)
     square, trace = float((s @ s).trace()), float(s.trace())
-    ours = shrinkage_weight(s, z - z.mean(0), "oas")
+    ours = shrinkage_weight(s, n, "oas")
     expected = ((1 - 2 / d) * square + trace**2) / ((n + 1 - 2 / d) * (square - trace**2 / d))
     assert ours == pytest.approx(min(expected, 1.0))
     theirs = oas(z.numpy())[1]
@@ -103,14 +113,14 @@ def test_shrinkage_keeps_the_trace_and_pulls_to_the_mean_variance() -> None:
     torch.testing.assert_close(half.trace(), s.trace())
     torch.testing.assert_close(half, 0.5 * s + 0.5 * s.trace() / 6 * torch.eye(6).double())
     torch.testing.assert_close(shrunk(s, 1.0), s.trace() / 6 * torch.eye(6).double())
-    assert shrinkage_weight(s, rows(), 0.25) == 0.25
-    assert shrinkage_weight(s, rows(), "none") == 0.0
+    assert shrinkage_weight(s, 50, 0.25) == 0.25
+    assert shrinkage_weight(s, 50, "none") == 0.0
 
 
 @pytest.mark.parametrize("rule", ["ledoit-wolf", "oas"])
 def test_rows_without_spread_are_shrunk_wholly(rule: str) -> None:
-    assert shrinkage_weight(torch.zeros(3, 3), torch.zeros(5, 3), rule) == 1.0
-    assert shrinkage_weight(torch.eye(1), torch.ones(5, 1), rule) == 1.0
+    for covariance, centred in ((torch.zeros(3, 3), torch.zeros(5, 3)), (torch.eye(1), torch.ones(5, 1))):
+        assert shrinkage_weight(covariance, 5, rule, radial_moments(centred, covariance)) == 1.0
 
 
 def test_fewer_rows_than_dimensions_still_have_a_density() -> None:
@@ -174,17 +184,45 @@ def test_woodbury_is_the_inverse() -> None:
 # ---------------------------------------------------------------------------------- merging and pooling
 
 
-@pytest.mark.parametrize("covariance", ["isotropic", "diagonal", "full", "shared"])
-def test_merge_of_many_parts_is_the_fit_of_the_whole(covariance: str) -> None:
-    part = Gaussian(covariance=covariance, shrinkage="none")
-    parts = [rows(n, seed=n) + n for n in (1, 5, 30, 8)]
-    merged = part.fit(parts[0], seeded())
+def merged_and_whole(part: Gaussian, *sizes: int) -> tuple[Any, Any]:
+    """Fits to parts that lie apart, merged one by one, and the fit to all their rows."""
+    parts = [rows(n, seed=n) * (1 + n / 20) + n for n in sizes]
+    merged: Any = part.fit(parts[0], seeded())
     for z in parts[1:]:
         merged = merged.merge(part.fit(z, seeded()))
-    whole = part.fit(torch.cat(parts), seeded())
+    return merged, part.fit(torch.cat(parts), seeded())
+
+
+@pytest.mark.parametrize("covariance", ["isotropic", "diagonal", "full", "shared"])
+def test_merge_of_many_parts_is_the_fit_of_the_whole(covariance: str) -> None:
+    merged, whole = merged_and_whole(Gaussian(covariance=covariance, shrinkage="none"), 1, 5, 30, 8)
     assert merged.count == whole.count == 44
     torch.testing.assert_close(merged.mean, whole.mean)
     torch.testing.assert_close(merged.spread, whole.spread)
+
+
+@pytest.mark.parametrize("shrinkage", ["none", "ledoit-wolf", "oas", 0.3])
+def test_what_is_merged_is_shrunk_as_its_union_asks(shrinkage: str | float) -> None:
+    merged, whole = merged_and_whole(Gaussian(shrinkage=shrinkage), 1, 5, 30, 8)
+    assert merged.alpha == pytest.approx(whole.alpha, rel=1e-10)
+    torch.testing.assert_close(merged.covariance(), whole.covariance(), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(merged.spread, whole.spread, rtol=1e-10, atol=1e-10)
+    if shrinkage == "ledoit-wolf":
+        torch.testing.assert_close(merged.moments, whole.moments, rtol=1e-10, atol=1e-10)
+        assert 0 < merged.alpha < 1
+    z = rows(20, seed=3)
+    torch.testing.assert_close(merged.log_prob(z), whole.log_prob(z))
+    assert torch.equal(Gaussian().restore({**merged.tensors(), **merged.settings()}).root(), merged.root())
+
+
+def test_what_different_rules_have_shrunk_stays_so() -> None:
+    """So is what was saved before shrinkage was kept apart."""
+    first, second = Gaussian(shrinkage=0.5).fit(rows(30), seeded()), Gaussian().fit(rows(20, seed=1), seeded())
+    old = {"mean": first.mean, "spread": packed(first.covariance()), "count": 30, "form": "full", "rank": None}
+    apart = first.mean - second.mean
+    expected = 0.6 * first.covariance() + 0.4 * second.covariance() + 0.24 * torch.outer(apart, apart)
+    for begun in (first, Gaussian().restore(old)):
+        torch.testing.assert_close(begun.merge(second).covariance(), expected)  # type: ignore[union-attr]
 
 
 def test_low_rank_and_other_families_do_not_merge() -> None:
@@ -192,8 +230,6 @@ def test_low_rank_and_other_families_do_not_merge() -> None:
     assert low.merge(low) is None
     full = Gaussian().fit(rows(), seeded())
     assert full.merge(object()) is None  # type: ignore[arg-type]
-    with pytest.raises(NotReadyError, match=r"width 6 \(full\) cannot be merged with one of width 3"):
-        full.merge(Gaussian().fit(rows(d=3), seeded()))
 
 
 def test_pooled_covariance_is_the_within_class_one() -> None:
@@ -234,5 +270,9 @@ def test_options_that_contradict_one_another() -> None:
         OptionsError, match=r"shrinkage = 'oas': shapes a full covariance, covariance = 'diagonal' has none"
     ):
         Gaussian(covariance="diagonal", shrinkage="oas")
+    with pytest.raises(
+        OptionsError, match=r"rank = 5: has no effect with covariance = 'diagonal'; set covariance = 'low-rank'"
+    ):
+        Gaussian(covariance="diagonal", rank=5)
     with pytest.raises(OptionsError, match=r"shrinkage = 1\.5"):
         Gaussian(shrinkage=1.5)

@@ -13,7 +13,7 @@ from sklearn import mixture as reference
 from torch import Tensor
 
 from reverie.checks import OptionsError
-from reverie.generators import GaussianMixture, gmm
+from reverie.generators import GaussianMixture, clustering, gmm
 from reverie.generators.clustering import k_means, nearest_centre
 from reverie.generators.gmm import Mixture, absolute_floor, bic, expectation_maximisation, hard_mixture
 
@@ -167,7 +167,8 @@ def test_the_true_number_of_separated_clusters_is_found(form: str, choose: str) 
 @pytest.mark.parametrize("choose", ["fixed", "bic", "held-out"])
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_never_more_components_than_rows(choose: str, n: int) -> None:
-    fitted = GaussianMixture(choose=choose, components=5).fit(clusters()[:n], seeded())
+    part = GaussianMixture(components=5) if choose == "fixed" else GaussianMixture(choose=choose, most=5)
+    fitted = part.fit(clusters()[:n], seeded())
     assert 1 <= len(fitted.weights) <= n
 
 
@@ -215,6 +216,10 @@ def test_options_that_cannot_be_used() -> None:
         GaussianMixture(covariance="diag")
     with pytest.raises(OptionsError, match=r"components = 0.*\n.*floor = 0"):
         GaussianMixture(components=0, floor=0)
+    with pytest.raises(OptionsError, match="most = 3: has no effect with choose = 'fixed'; give components instead"):
+        GaussianMixture(most=3)
+    with pytest.raises(OptionsError, match="components = 30: has no effect with choose = 'bic'; give most instead"):
+        GaussianMixture(choose="bic", components=30)
 
 
 # ---------------------------------------------------------------------------------- k-means
@@ -245,3 +250,38 @@ def test_lloyd_s_steps_lower_the_distance() -> None:
     z = clusters(5, 40, apart=1.0)
     means = [float(nearest_centre(z, k_means(z, 5, seeded(), steps)[0])[0].mean()) for steps in (1, 3, 20)]
     assert means[0] >= means[1] >= means[2]
+
+
+def plus_plus(x: Tensor, k: int, rng: torch.Generator) -> Tensor:
+    """One centre after the other, by the definition."""
+    chosen = [int(torch.randint(len(x), (1,), generator=rng))]
+    while len(chosen) < k:
+        distance = torch.cdist(x, x[chosen]).square().amin(dim=1)
+        distance[distance < 1e-10] = 0
+        if not distance.any():
+            break
+        chosen.append(int(torch.multinomial(distance, 1, generator=rng)))
+    return x[chosen]
+
+
+@pytest.mark.parametrize("d", [1, 40])
+@pytest.mark.parametrize("n", [30, 500])
+def test_centres_that_are_looked_for_many_at_a_time_are_those_of_one_after_the_other(n: int, d: int) -> None:
+    for seed in range(5):
+        x = torch.randn(n, d, generator=seeded(seed), dtype=torch.float64) * (1 + seed)
+        length = x.square().sum(dim=1)
+        for k in (1, 2, 29):
+            assert torch.equal(clustering._plus_plus(x, length, k, seeded(seed)), plus_plus(x, k, seeded(seed)))
+
+
+def test_no_row_is_a_centre_twice_nor_one_that_equals_it() -> None:
+    x = torch.randn(40, 3, generator=seeded()).repeat(3, 1)
+    found = clustering._plus_plus(x, x.square().sum(dim=1), 100, seeded())
+    assert len(found) == len(found.unique(dim=0)) == 40
+
+
+def test_products_of_one_half_are_the_whole() -> None:
+    x = torch.randn(70, 600, generator=seeded(), dtype=torch.float64)
+    product = clustering.gram(x)
+    torch.testing.assert_close(product, x.T @ x)
+    assert torch.equal(product, product.T)

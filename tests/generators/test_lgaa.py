@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from reverie.checks import DataError, NotReadyError, OptionsError
 from reverie.device import CPU, Device
 from reverie.generators import GENERATORS, AdversarialAutoencoder, train
-from reverie.generators.lgaa import UNKNOWN, Update
+from reverie.generators.lgaa import Update
 from reverie.generators.lgaa_losses import code_cross_entropy
 from reverie.nn.optimisers import SGD, Adam
 from reverie.options import from_options, to_options
 from reverie.seeding import Position, Randomness
-from reverie.types import Batch, StreamSpec
+from reverie.types import UNKNOWN, Batch, StreamSpec
 from tests.tiny import bits, differing
 
 SHAPE = (1, 8, 8)
@@ -133,6 +133,58 @@ def test_each_update_changes_its_own_networks_alone(
     assert found == {**ALONE, "dream": dream}
     assert list(found) == ["critic", "generator", "dream", "domains", "classes"]
     assert not any(p.grad is not None for net in model.networks.values() for p in net.parameters())
+
+
+def test_each_update_changes_its_own_networks_alone_with_batch_norm_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights; running statistics move with every pass in training mode, and with no other, in the two networks that have any."""
+    model = second_task(built(norm="batch"))
+    assert [name for name, network in model.networks.items() if list(network.buffers())] == ["generator", "classes"]
+    before = hashes(model)
+    model.reconstruct(rows().x)
+    model.recognise(rows().x)
+    assert changed(before, model) == set()
+    monkeypatch.setattr(
+        "tests.generators.test_lgaa.hashes",
+        lambda model: {name: bits(dict(network.named_parameters())) for name, network in model.networks.items()},
+    )
+    found = updates_and_what_they_change(model, monkeypatch, domains=2, classes=4)
+    assert found == {**ALONE, "dream": {"generator", "encoder"}}
+
+
+def test_gradient_of_mutual_information_by_hand() -> None:
+    """With inferences that are linear, q(c|x) = softmax(W x) and q(a|z) = softmax(V M x): of a row of weight p it is
+    w p [W' (q(c|x) - c) + M' V' (q(a|z) - a)]."""
+    draw = torch.Generator().manual_seed(3)
+    W, M, V = (torch.randn(*size, generator=draw) / 8 for size in ((4, 64), (32, 64), (2, 32)))
+
+    class Stub(nn.Module):
+        def __init__(self, answer: Any) -> None:
+            super().__init__()
+            self.answer = answer
+
+        def forward(self, x: Tensor) -> Any:
+            return self.answer(x.flatten(1))
+
+    gradients = []
+    batch = rows(domains=2, classes=4)
+    c, a = nn.functional.one_hot(batch.y, 4).float(), nn.functional.one_hot(batch.task, 2).float()
+    fake = 2 * torch.rand(6, *SHAPE, generator=draw) - 1
+    for weight in (0.0, 0.7):
+        model = second_task(built(mutual_information=weight))
+        model.networks |= {
+            "classes": Stub(lambda x: x @ W.T),
+            "encoder": Stub(lambda x: (x @ M.T, None)),
+            "domains": Stub(lambda z: z @ V.T),
+        }
+        at = fake.clone().requires_grad_()
+        loss, _ = model._generator_loss(at, c, a, batch.weight)
+        gradients.append(torch.autograd.grad(loss, at)[0])
+    x = fake.flatten(1)
+    by_class = (torch.softmax(x @ W.T, dim=1) - c) @ W
+    by_domain = (torch.softmax(x @ M.T @ V.T, dim=1) - a) @ V @ M
+    expected = 0.7 * batch.weight[:, None] * (by_class + by_domain)
+    assert torch.allclose((gradients[1] - gradients[0]).flatten(1), expected, atol=1e-6)
+    assert expected.abs().max() > 1e-3
 
 
 def test_mutual_information_reaches_the_generator_alone() -> None:
@@ -291,6 +343,18 @@ def test_rows_without_a_code_for_them_are_refused(batch: Batch, message: str) ->
     assert changed(before, model) == set()
 
 
+def test_rows_that_were_checked_before_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that an accelerator is not waited for."""
+    one, two = built(), built()
+    one.step(rows())
+    monkeypatch.setattr(two, "_checked", None)
+    two.step(rows(), trusted=True)
+    assert changed(hashes(one), two) == set()
+    item_by_item = built(of=spec(value_range=None))
+    with pytest.raises(DataError, match="inputs must lie in"):
+        item_by_item.step(replace(rows(), x=2 * rows().x), trusted=True)
+
+
 def test_values_outside_the_range() -> None:
     with pytest.raises(OptionsError, match=r"lgaa: inputs must lie in \[0, 1\], this stream's lie in \[-1, 1\]"):
         built(of=spec(value_range=(-1.0, 1.0)))
@@ -380,6 +444,7 @@ def test_growth_changes_nothing_of_what_was_there(conditioning: Any) -> None:
     model.grow(7, 3)
     assert model.encode(x).class_logits.shape == (6, 7)
     assert model.encode(x).domain_logits.shape == (6, 3)
+    assert model.encode(x).domain_logits[:, 1:].max() == -math.inf  # of them nothing was learnt yet
     # To the bit, but for sums of products that another matrix product adds up in another order: logits, and soft codes.
     exact = {"generator", "decoder", "mean", "std"} | ({"critic"} if conditioning != "projection" else set())
     for before, after in ((hard_before, outputs(c, a)), (soft_before, outputs(soft, a))):
@@ -387,6 +452,20 @@ def test_growth_changes_nothing_of_what_was_there(conditioning: Any) -> None:
             assert torch.allclose(before[name], after[name], atol=1e-6), name
     assert {name for name, value in outputs(c, a).items() if torch.equal(value, hard_before[name])} >= exact
     steps(second_task(model), 2, 3, domains=3, classes=4)
+
+
+def test_a_domain_that_joins_moves_no_reconstruction_before_its_first_row() -> None:
+    model = built()
+    steps(model, 0, 2)
+    x = rows().x
+    before, codes = model.reconstruct(x), model.encode(x)
+    second_task(model)
+    assert (model.domains, model.seen) == (2, 1)
+    assert torch.allclose(model.reconstruct(x), before, atol=1e-6)
+    assert torch.equal(model.encode(x).a, torch.tensor([[1.0, 0.0]]).expand(6, -1))
+    assert torch.allclose(codes.domain_logits, model.encode(x).domain_logits[:, :1], atol=1e-6)
+    steps(model, 2, 3, domains=2, classes=4)
+    assert (model.encode(x).a > 0).all()
 
 
 def test_growth_in_steps_equals_growth_at_once() -> None:
@@ -545,6 +624,37 @@ def test_what_is_sampled_and_what_reconstructs_may_be_two_networks() -> None:
         assert torch.equal(model.decode(z, c, a), (model.networks["decoder"](z, c, a) + 1) / 2)
     one = built()
     assert torch.equal(one.decode(z, c, a), one.decode(z, c, a, sampled=True))
+
+
+def test_what_is_recognised_was_taught() -> None:
+    model = built()
+    steps(model, 0, 1)
+    with torch.no_grad():  # sure of a class that is still to come
+        model.networks["classes"].head.bias.copy_(torch.tensor([0.0, 0.0, 50.0, 0.0]))
+    x = rows().x
+    found = model.recognise(x)
+    logits = model.class_logits(x)[:, :2]
+    assert torch.equal(found.classes, logits.argmax(dim=1))
+    assert torch.allclose(found.sure, torch.softmax(logits, dim=1).max(dim=1).values)
+    assert not found.domains.any()
+    own = model.recognise(x, categories=True)
+    assert set(own.classes.tolist()) == {2}
+
+
+@pytest.mark.parametrize("relabel", [True, False])
+def test_its_own_replay_is_learnt_as_what_it_is_taken_for(relabel: bool) -> None:
+    model = second_task(built(relabel=relabel))
+    steps(model, 0, 1, domains=2, classes=4)
+    frozen = model.frozen()
+    with torch.no_grad():
+        frozen.networks["classes"].head.bias.add_(torch.tensor([0.0, 0.0, 0.0, 50.0]))
+        frozen.networks["domains"].head.bias.add_(torch.tensor([0.0, 50.0]))
+    asked = frozen.sample(8, torch.Generator().manual_seed(0), torch.tensor([0, 1] * 4))
+    shown = frozen.relabelled(asked)
+    assert shown.x is asked.x
+    assert (shown.y.tolist(), shown.task.tolist()) == (
+        ([3] * 8, [1] * 8) if relabel else (asked.y.tolist(), asked.task.tolist())
+    )
 
 
 def test_samples_know_what_they_were_asked_for() -> None:

@@ -27,6 +27,7 @@ from reverie.generators.lgaa_networks import (
     start,
     trunk,
 )
+from reverie.nn.networks import Linear
 
 # Millions of weights and biases of generator, critic, encoder, class and domain inference, and of all, to the digits that are published; what
 # scales channels is not counted.
@@ -135,11 +136,30 @@ def test_images_that_no_network_fits(size: Any, shape: tuple[int, ...], message:
         chosen_layout(size, shape)
 
 
-@pytest.mark.parametrize(
-    ("shape", "size"), [((1, 8, 8), "tiny"), ((3, 64, 64), "faithful64"), ((3, 96, 96), "tiny"), ((3, 64, 32), "tiny")]
-)
-def test_the_size_that_is_chosen_for_images(shape: tuple[int, ...], size: Size) -> None:
-    assert chosen_layout(None, shape)[0] == size
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 64, 64), (3, 96, 96), (3, 64, 32)])
+def test_the_size_that_is_chosen_for_images(shape: tuple[int, ...]) -> None:
+    """One that a CPU can train, whatever larger ones there are for the shape."""
+    assert chosen_layout(None, shape)[0] == "tiny"
+
+
+# Of every layer of critic and encoder, in order: a convolution (C) or fully connected layer (F), with normalisation behind it (n) or not.
+PLACED: dict[Size, tuple[tuple[int, ...], str]] = {
+    "small32": ((3, 32, 32), "Cn Cn Cn Cn F"),
+    "faithful32": ((3, 32, 32), "Cn Cn Cn Cn F"),
+    "faithful64": ((3, 64, 64), "C Cn Cn Cn F"),
+    "eccv28": ((1, 28, 28), "C Cn Fn"),
+    "tiny": ((1, 8, 8), "C C F"),
+}
+
+
+@pytest.mark.parametrize("size", PLACED)
+def test_layers_are_normalised_where_the_published_ones_are(size: Size) -> None:
+    shape, expected = PLACED[size]
+    nets = networks(size, shape)
+    for name in ("D", "q_s"):
+        marks = {nn.Conv2d: " C", Linear: " F", Affine: "n"}
+        found = "".join(marks.get(type(layer), "") for layer in nets[name].trunk)
+        assert found.strip() == expected, name
 
 
 # ------------------------------------------------------------------------------------------ codes

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from reverie.checks import OptionsError
-from reverie.generators import VAE, Oracle, train
+from reverie.generators import VAE, WGANGP, Oracle, RegularisedAutoencoder, train
+from reverie.nn.optimisers import Adam
 
 X = np.random.default_rng(0).random((20, 6), dtype=np.float32)
 Y = np.arange(20) % 3
@@ -71,3 +72,38 @@ def test_a_batch_larger_than_the_data_is_all_there_is() -> None:
     vae.step = lambda batch: (sizes.append(len(batch)), step(batch))[1]  # type: ignore[method-assign]
     train(vae, X, steps=2, batch_size=1000)
     assert sizes == [20, 20]
+
+
+QUICK = Adam(learning_rate=1e-2, betas=(0.5, 0.9))
+# The generator, and between what shares of the rows' deviations its samples may have theirs: an adversarial one loses some each time.
+GENERATIONS: dict[str, tuple[Any, tuple[float, float]]] = {
+    "vae": (
+        VAE(latent_dim=4, likelihood="gaussian", variance="learned", reduction="sum", conditional=True),
+        (0.8, 1.4),
+    ),
+    "autoencoder": (RegularisedAutoencoder(latent_dim=4, likelihood="gaussian", reduction="sum"), (0.8, 1.3)),
+    "wgan-gp": (
+        WGANGP(latent_dim=4, output="linear", conditional=True, phase_steps=400, critic_optimiser=QUICK),
+        (0.3, 1.3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GENERATIONS)
+def test_trained_on_its_own_samples_it_stays_where_it_is(name: str) -> None:
+    """Two classes four deviations apart, through two generations."""
+    part, (least, most) = GENERATIONS[name]
+    rate = QUICK if name == "wgan-gp" else Adam(learning_rate=5e-3)
+    y = torch.arange(400) % 2
+    noise = torch.randn(400, 4, generator=torch.Generator().manual_seed(0)) @ (torch.eye(4) + 0.3)
+    rows = 0.5 * noise + (2.0 * y[:, None] - 1) * torch.tensor([1.0, -1.0, 1.0, 0.0])
+    drawn = rows
+    for seed in range(2):
+        made = part.clone().set_params(hidden=(32,), optimiser=rate)
+        train(made, drawn, y, steps=400 if name == "wgan-gp" else 200, batch_size=64, seed=seed)
+        drawn = made.sample(400, torch.Generator().manual_seed(seed), y).x
+    for c in (0, 1):
+        mine, theirs = rows[y == c], drawn[y == c]
+        assert float(((theirs.mean(0) - mine.mean(0)) / mine.std(0)).abs().max()) < 0.6
+        ratio = theirs.std(0) / mine.std(0)
+        assert least < float(ratio.min()) <= float(ratio.max()) < most

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -74,6 +76,7 @@ def test_restored_from_its_tensors(steps: tuple[str, ...]) -> None:
     fitted = fit_transforms(steps, "hurdle", z)
     density = Gaussian().fit(fitted.forward(z), seeded())
     fitted = fitted.with_thresholds(density, seeded())
+    assert all(tensor.is_contiguous() for tensor in fitted.tensors().values())  # as they are once saved and loaded
     again = restore_transforms(steps, fitted.support, fitted.tensors())
     u = density.sample(20, seeded())
     assert torch.equal(again.inverse(u), fitted.inverse(u))
@@ -161,5 +164,47 @@ def test_order_of_rows_survives_below_zero() -> None:
     """The hurdle's thresholds need a monotone way back, also where a root has none."""
     for step in ("tukey", "log1p"):
         fitted = FittedTransforms((step,), "hurdle", {})
-        back = fitted._back(torch.linspace(-2, 2, 9)[:, None]).flatten().tolist()
+        back = fitted._back(torch.linspace(-2, 2, 9)[:, None], None).flatten().tolist()
         assert all(low < high for low, high in pairwise(back))
+
+
+def test_what_a_root_cannot_give_is_cut_before_the_way_back() -> None:
+    """Also where the root was not the first step: its rows began at the mean."""
+    z = torch.tensor([[1.0], [3.0]])
+    fitted = FittedTransforms(("standardise", "tukey"), "real", {"0.mean": z.mean(0), "0.scale": torch.ones(1)})
+    assert fitted.inverse(torch.tensor([[-1.0], [0.5]])).flatten().tolist() == [2.0, 2.25]
+    assert fitted.log_prob(Gaussian().fit(z, seeded()), torch.tensor([[1.9], [2.1]])).isinf().tolist() == [True, False]
+
+
+# ---------------------------------------------------------------------------------- lengths
+
+
+@pytest.mark.parametrize("steps", [("normalise",), ("tukey", "normalise", "standardise")])
+def test_lengths_are_taken_away_and_come_back_as_a_lognormal(steps: tuple[Any, ...]) -> None:
+    z = positive(400)
+    fitted = fit_transforms(steps, "real", z)
+    inner = z.sqrt() if "tukey" in steps else z
+    units = inner / inner.norm(dim=1, keepdim=True)
+    if len(steps) == 1:
+        torch.testing.assert_close(fitted.forward(z), units)
+    density = Gaussian().fit(fitted.forward(z), seeded())
+    drawn = fitted.inverse(density.sample(20_000, seeded(1)), seeded(2))
+    drawn = drawn.clamp(min=0).sqrt() if "tukey" in steps else drawn
+    if len(steps) == 1:
+        logs, expected = drawn.norm(dim=1).log(), inner.norm(dim=1).log()
+        torch.testing.assert_close(logs.mean(), expected.mean(), atol=0.03, rtol=0)
+        torch.testing.assert_close(logs.std(), expected.std(), atol=0.03, rtol=0)
+    torch.testing.assert_close((drawn / drawn.norm(dim=1, keepdim=True)).mean(0), units.mean(0), atol=0.03, rtol=0)
+    again = fitted.inverse(density.sample(20_000, seeded(1)), seeded(2))
+    assert torch.equal(again, fitted.inverse(density.sample(20_000, seeded(1)), seeded(2)))
+    with pytest.raises(NotImplementedError, match="lie on a sphere"):
+        fitted.log_prob(density, z)
+
+
+def test_rows_without_a_length_stay_where_they_are() -> None:
+    z = torch.cat([torch.zeros(3, 4), torch.ones(5, 4)])
+    fitted = fit_transforms(("normalise",), "real", z)
+    assert torch.equal(fitted.forward(z)[:3], z[:3])
+    assert [fitted.numbers[f"0.{name}"].item() for name in ("mean", "scale")] == pytest.approx([math.log(2), 0])
+    nothing = fit_transforms(("normalise",), "real", z[:3])
+    assert float(nothing.inverse(torch.ones(2, 4), seeded()).norm()) < 1e-9

@@ -16,6 +16,7 @@ from reverie.engine import Settings
 from reverie.generators import GENERATORS
 from reverie.learners import LEARNERS, LGAA, FrozenBackbone, GenerativeReplay
 from reverie.learners.base import SolverLearner
+from reverie.learners.coresets import Coreset
 from reverie.options import Part, from_options, signature
 from reverie.posteriors import POSTERIORS, Implicit
 from reverie.seeding import Randomness
@@ -44,6 +45,7 @@ CASES = [
     *(f"generative-replay with {name}" for name in GENERATORS.names() if name != "vae"),
     *(f"posterior-replay with {name}" for name in ("dirac", "radial", "implicit", "adversarial")),
     *(f"vcl with {name}" for name in ("implicit", "adversarial")),
+    "posterior-replay with coreset",
     "replay with distillation",
     *(f"frozen-backbone with {name}" for name in ("streaming-lda", "ranpac", "fetril", "generative-classifier")),
     "ewc with bayesian points",
@@ -66,6 +68,7 @@ KEPT = {
     "fecam": {"class statistics"},
     "fetril": {"class means"},
     "generative-classifier": {"generator"},
+    "posterior-replay with coreset": {"coreset"},
 }
 
 
@@ -77,6 +80,8 @@ def learner_of(case: str) -> Part:
     part = from_options(LEARNERS, name)
     if case == "replay with distillation":
         return part.set_params(distill=1.0)
+    if inside == "coreset":
+        return part.set_params(coreset=Coreset(size=4))
     if name in ("posterior-replay", "vcl") and inside:
         posterior = Implicit(estimator="adversarial") if inside == "adversarial" else from_options(POSTERIORS, inside)
         return part.set_params(posterior=posterior)
@@ -276,7 +281,7 @@ def test_memory_says_what_is_kept(case: str, scenario: str) -> None:
     learner = trained(case, scenario).learner
     memory = learner.memory()
     assert all(value >= 0 for value in (*memory.persistent.values(), *memory.working.values()))
-    keeps_rows = any(part in case for part in ("cumulative", "oracle")) or case.partition(" with ")[0] in (
+    keeps_rows = any(part in case for part in ("cumulative", "oracle", "coreset")) or case.partition(" with ")[0] in (
         "replay",
         "joint",
     )
@@ -285,7 +290,7 @@ def test_memory_says_what_is_kept(case: str, scenario: str) -> None:
     parts = {"backbone": is_frozen, "solver": trains_solver, "autoencoder": trains_autoencoder}
     networks = {name for name, kept in parts.items() if kept(case)}
     method = case.rpartition(" with ")[2] if is_frozen(case) else case.partition(" with ")[0]
-    kept = KEPT.get(method, {"generator"} if case.startswith("generative") else set())
+    kept = KEPT.get(case) or KEPT.get(method, {"generator"} if case.startswith("generative") else set())
     assert set(memory.persistent) == networks | kept
     assert all(value > 0 for value in memory.persistent.values())
     if networks:

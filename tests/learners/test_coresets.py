@@ -169,12 +169,13 @@ def rows_of_coreset(learner: Any, index: Sequence[int] = (0, 3, 8, 11, 14, 16, 1
     return batch
 
 
-@pytest.mark.parametrize("own", [None, 0.6])
+@pytest.mark.parametrize(("own", "kl_weight"), [(None, None), (0.6, 0.7)])
 @pytest.mark.parametrize("method", [SeparatePosteriors, VCL], ids=["separate", "one for all"])
-def test_a_step_goes_down_the_sum_over_all_models(method: Any, own: float | None) -> None:
+def test_a_step_goes_down_the_sum_over_all_models(method: Any, own: float | None, kl_weight: float | None) -> None:
     """Gradient descent against a loss written model by model, sample by sample; the second step, where models have moved."""
     solver = MLP(hidden=(12,), optimiser=SGD(learning_rate=1e-4))
-    learner = at_end(method(solver=solver, samples=2, kl_weight=0.3, coreset=Coreset(size=SIZE, own=own)))
+    coreset = Coreset(size=SIZE, own=own, kl_weight=kl_weight)
+    learner = at_end(method(solver=solver, samples=2, kl_weight=0.3, coreset=coreset))
     batch = rows_of_coreset(learner)
     assert batch.y is not None
     start = learner.model.hypernet([0, 1, 2]).detach().clone()
@@ -198,7 +199,7 @@ def test_a_step_goes_down_the_sum_over_all_models(method: Any, own: float | None
         total_kl = total_kl + kl_divergence(now, before).sum()
     torch.testing.assert_close(losses["solver.cross-entropy"], total_ce.detach(), rtol=1e-4, atol=0)
     torch.testing.assert_close(losses["solver.kl"], total_kl.detach(), rtol=1e-3, atol=1e-6)
-    (3 * SIZE * total_ce + 0.3 * total_kl).backward()
+    (3 * SIZE * total_ce + (kl_weight or 0.3) * total_kl).backward()
     assert thetas.grad is not None
     gradient = thetas.grad if method is SeparatePosteriors else thetas.grad.sum(dim=0).expand(3, -1, -1)
     moved = learner.model.hypernet([0, 1, 2]).detach() - thetas.detach()
@@ -276,6 +277,9 @@ def test_a_prior_without_a_density_is_refused() -> None:
     with pytest.raises(OptionsError, match="coreset with posterior = Dirac: what a posterior was becomes a prior"):
         PosteriorReplay(posterior=Dirac(), coreset=Coreset())
     assert PosteriorReplay(posterior=Dirac(), coreset=Coreset(), kl_weight=0.0).kl_weight == 0
+    assert PosteriorReplay(posterior=Dirac(), coreset=Coreset(kl_weight=0.0)).kl_weight > 0
+    with pytest.raises(OptionsError, match=r"use posterior = 'gaussian', or coreset\.kl_weight = 0"):
+        PosteriorReplay(posterior=Dirac(), coreset=Coreset(kl_weight=0.1), kl_weight=0.0)
 
 
 def test_regression_is_refused() -> None:

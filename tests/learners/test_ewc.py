@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from reverie.checks import OptionsError
 from reverie.device import CPU
 from reverie.learners import EWC
 from reverie.learners import ewc as module
@@ -23,7 +24,7 @@ from reverie.streams.rows import TensorRows
 from reverie.types import Prediction, Task
 from tests.learners.test_posteriors import PHASE, STEPS, at_step, inputs, of_mlp
 from tests.learners.vectors import spec_of
-from tests.tiny import bits, differing, tiny_stream, train
+from tests.tiny import bits, differing, make_loop, tiny_stream, train
 
 SOLVER = MLP(hidden=(12,), optimiser=Adam(learning_rate=0.03))
 POINT = EWC(mode="bayesian", strength=1.0, active_classes="current", solver=SOLVER)
@@ -149,6 +150,21 @@ def test_a_task_that_is_not_done_is_answered_by_the_point(scenario: Any) -> None
             assert answer.by_task.shape == (13, heads, 6)
     samples.end_task(stream[1])
     assert differing(vars(point.predict(x)), vars(samples.predict(x)))
+
+
+@pytest.mark.parametrize(("scenario", "active"), [("domain", "current"), ("class", "all"), ("class", "all-so-far")])
+@pytest.mark.parametrize("criterion", ["confidence", "agreement"])
+def test_a_criterion_is_refused_where_there_are_no_heads_to_choose_from(
+    scenario: Any, active: Any, criterion: Any
+) -> None:
+    part = SAMPLES.clone().set_params(criterion=criterion, active_classes=active)
+    with pytest.raises(
+        OptionsError, match=f"criterion = '{criterion}': chooses between heads, and here all tasks have"
+    ):
+        make_loop(part, tiny_stream(scenario))
+    make_loop(part, tiny_stream("task"))
+    result = train(part.set_params(criterion="entropy"), tiny_stream(scenario)).result
+    assert result["summary"]["task_inference_accuracy"] is None
 
 
 def test_how_it_answers_does_not_move_what_it_learns() -> None:

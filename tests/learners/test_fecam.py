@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from reverie.checks import DataError, OptionsError
+from reverie.device import CPU
 from reverie.learners import FeCAM
+from reverie.seeding import Randomness
 from tests.learners.vectors import built, class_by_class, shuffled, spec_of, taught, teach, vectors
 
 
@@ -65,6 +69,16 @@ def test_inputs_below_zero_need_tukey_none() -> None:
     with pytest.raises(DataError, match="below 0"):
         learner.predict(x)
     assert bool(torch.isfinite(taught(FeCAM(tukey=None), x, y).predict(x).scores).all())
+
+
+def test_a_stream_below_zero_is_refused_before_training() -> None:
+    spec = replace(spec_of(7, 4), value_range=(-1.0, 1.0))
+    with pytest.raises(
+        OptionsError, match=r"tukey = 0.5: the inputs of this stream go down to -1, .* use tukey = None"
+    ):
+        FeCAM().build(spec, Randomness(0), CPU)
+    FeCAM(tukey=None).build(spec, Randomness(0), CPU)
+    FeCAM().build(replace(spec, value_range=(0.0, 1.0)), Randomness(0), CPU)
 
 
 def test_a_shrinkage_that_may_leave_no_inverse_is_refused() -> None:

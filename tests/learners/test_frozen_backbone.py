@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from reverie.checks import OptionsError, StorageError, TrainingError
+from reverie.checks import NotReadyError, OptionsError, StorageError, TrainingError
 from reverie.engine import Loop
 from reverie.experiments.pretraining import pretrain
 from reverie.generators import Densities, Gaussian, Oracle
 from reverie.learners import (
+    FeCAM,
     FrozenBackbone,
     GenerativeLatentReplay,
     GenerativeReplay,
     Joint,
     LatentReplay,
     Naive,
+    NearestClassMean,
+    RanPAC,
     StreamingLDA,
 )
+from reverie.learners.frozen_backbone import PROBED
 from reverie.replay import importance, mix
-from reverie.solvers import MLP, Module
+from reverie.solvers import MLP, ConvStack, Module
 from reverie.storage import fingerprint
 from reverie.streams.rows import TensorRows
 from reverie.types import Batch
-from tests.tiny import differing, make_loop, tiny_stream, train
+from tests.tiny import differing, make_loop, tiny_images, tiny_stream, train
 
 
 class Noisy(nn.Module):
@@ -52,6 +59,41 @@ class Writes(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.passes += 1
         return self.layer(x)
+
+
+class Drops(nn.Module):
+    """Functional dropout that no evaluation mode switches off."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layer = nn.Linear(shape[0], 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.dropout(self.layer(x), 0.5, True)
+
+
+class Counts(nn.Module):
+    """Scales its outputs by a counter that is no buffer, from pass ``first`` in evaluation mode on."""
+
+    def __init__(self, shape: tuple[int, ...], first: int = 0) -> None:
+        super().__init__()
+        self.layer, self.first, self.passes = nn.Linear(shape[0], 6), first, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += not self.training
+        return self.layer(x) * (1 + 0.1 * max(0, self.passes - self.first))
+
+
+class Grows(nn.Module):
+    """Scales its outputs by a number that training raises and nothing saves; with ``drops``, training switches dropout on for good."""
+
+    def __init__(self, shape: tuple[int, ...], drops: bool = False) -> None:
+        super().__init__()
+        self.layer, self.drops, self.scale = nn.Linear(shape[0], 6), drops, 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.scale += 0.1 * self.training
+        return functional.dropout(self.scale * self.layer(x), 0.5, self.drops and self.scale > 1)
 
 
 def watched(learner: Any, look: Any, **options: Any) -> Loop:
@@ -85,9 +127,98 @@ def test_frozen_means_frozen_bit_by_bit(method: Any) -> None:
     assert all(torch.equal(z, seen[0][1]) for _, z in seen)
 
 
-def test_a_network_that_changes_when_frozen_stops_the_run() -> None:
-    with pytest.raises(TrainingError, match="the frozen part changed while task"):
-        train(FrozenBackbone(backbone=Module(Writes)), tiny_stream("class"))
+@pytest.mark.parametrize(
+    ("factory", "found"),
+    [
+        (Writes, r"'encoder\.0\.passes' changed"),
+        (Drops, r"a second pass of the same inputs gives latents that differ by"),
+        (Counts, r"a second pass of the same inputs gives latents that differ by"),
+    ],
+)
+def test_a_network_that_is_not_constant_is_refused_before_training(factory: Any, found: str) -> None:
+    with pytest.raises(OptionsError, match=rf"the part below the cut is not constant: {found}.*take out what draws"):
+        make_loop(FrozenBackbone(backbone=Module(factory)), tiny_stream("class"))
+
+
+def test_a_network_that_training_makes_inconstant_is_not_frozen() -> None:
+    backbone = Module(lambda shape: Grows(shape, drops=True))
+    with pytest.raises(TrainingError, match=r"the frozen part is not constant: a second pass"):
+        train(FrozenBackbone(backbone=backbone), tiny_stream("class"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [
+        (lambda below: below[0][0].layers[0].weight.data.add_(1e-6), r"'encoder\.0\.layers\.0\.weight' changed"),
+        (lambda below: below[1].mean.add_(1), r"'scale\.mean' changed"),
+        (
+            lambda below: below.register_forward_hook(lambda m, x, z: z * (1 + 1e-6)),
+            r"the same inputs give latents that differ by",
+        ),
+    ],
+)
+def test_a_frozen_part_that_changes_within_a_task_stops_the_run(spoil: Any, found: str) -> None:
+    def prepare(learner: Any) -> None:
+        real = learner.step
+
+        def step(phase: Any, batch: Any) -> Any:
+            if learner.task == 1:
+                spoil(learner.below.module)
+                learner.step = real
+            return real(phase, batch)
+
+        learner.step = step
+
+    with pytest.raises(TrainingError, match=rf"the frozen part changed while task .* was learnt: {found}"):
+        make_loop(FrozenBackbone(backbone=Module(Noisy)), tiny_stream("class"), prepare=prepare).run()
+
+
+def test_a_counter_that_starts_late_is_found_out() -> None:
+    """Constant when it is frozen, and no longer when the test rows have passed."""
+    with pytest.raises(
+        TrainingError, match=r"the frozen part is not what it was when it was frozen.*persistent buffer"
+    ):
+        train(FrozenBackbone(backbone=Module(lambda shape: Counts(shape, first=9))), tiny_stream("class"))
+
+
+def test_a_network_that_is_another_once_loaded_is_refused() -> None:
+    """What decides its answers is neither a parameter nor a buffer, so no saved state has it."""
+    part, stream = FrozenBackbone(backbone=Module(Grows)), tiny_stream("class")
+    state = train(part, stream).learner.state()
+    with pytest.raises(StorageError, match=r"not what it was when it was frozen.*make a persistent buffer"):
+        make_loop(part, stream).learner.load(state)
+
+
+def test_a_state_without_the_probe_s_answer_is_taken() -> None:
+    """As folders from before have it."""
+    whole = train(FrozenBackbone(), tiny_stream("class")).learner
+    state = {name: value for name, value in whole.state().items() if name != "probed"}
+    fresh = make_loop(FrozenBackbone(), tiny_stream("class")).learner
+    fresh.load(state)
+    assert differing(fresh.state(), whole.state()) == []
+
+
+def test_rounding_of_another_process_is_not_a_change() -> None:
+    whole = train(FrozenBackbone(), tiny_stream("class")).learner
+    state = whole.state()
+    state["probed"] = state["probed"] * (1 + 1e-5)
+    make_loop(FrozenBackbone(), tiny_stream("class")).learner.load(state)
+
+
+@pytest.mark.parametrize("method", [Naive(), StreamingLDA()])
+def test_the_whole_network_is_let_go_once_it_is_frozen(method: Any) -> None:
+    """With its gradients and the moments of its optimiser: none of them is counted."""
+    kept: list[weakref.ref[Any]] = []
+
+    def prepare(learner: Any) -> None:
+        kept.extend(weakref.ref(thing) for thing in (learner.whole.module, learner.whole.network.optimiser))
+
+    loop = make_loop(
+        FrozenBackbone(method, backbone=MLP(hidden=(12, 8)), cut="encoder.1.1"), tiny_stream("class"), prepare=prepare
+    )
+    loop.run()
+    gc.collect()
+    assert [ref() for ref in kept] == [None, None]
 
 
 def test_the_method_goes_on_from_what_the_first_task_taught() -> None:
@@ -154,7 +285,7 @@ def test_test_rows_pass_through_the_frozen_part_once() -> None:
     loop = watched(FrozenBackbone(), look)
     loop.run()
     rows = sum(len(task.train) for task in list(loop.stream)[1:]) + sum(len(test.rows) for test in loop.tests)
-    assert sum(passed) == rows
+    assert sum(passed) - rows == 2 * 2 * PROBED  # as each of two tasks begins and ends
 
 
 def test_nothing_raw_is_kept_and_bytes_are_counted() -> None:
@@ -215,7 +346,12 @@ def test_saved_and_loaded_before_and_after_freezing(scenario: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cut": "encoder.9"}, r"cut = '9': the network has no module of this name; .*1\.1"),
+        (
+            {"cut": "encoder.9"},
+            r"cut = 'encoder\.9': the network has no module of this name; did you mean 'encoder\.0'",
+        ),
+        ({"cut": "9"}, r"cut = '9': the network has no module of this name; valid: encoder, encoder\.0, encoder\.1\.0"),
+        ({"cut": "encodr"}, r"cut = 'encodr': .*did you mean 'encoder'"),
         ({"cut": "head"}, "this is the output, nothing lies above it"),
         ({"weights": "absent.safetensors"}, "there is no such file; reverie pretrain makes one"),
     ],
@@ -244,7 +380,8 @@ def test_pretrained_on_other_data_and_frozen_from_the_start(tmp_path: Path) -> N
     run = train(learner, tiny_stream("class"))
     assert {line["phase"] for line in run.lines if line["kind"] == "losses"} == set()
     assert run.result["status"] == "complete"
-    assert run.learner.pretrained.about["stream"] == "blobs"
+    finding, *_ = [line for line in run.result["findings"] if line["probe"] == "pretrained-backbone"]
+    assert finding["facts"] == {"pretrained_on": {"stream": "blobs", "classes": about["classes"]}}
     with pytest.raises(OptionsError, match="do not fit the backbone"):
         make_loop(learner.clone().set_params(backbone=MLP(hidden=(9,))), tiny_stream("class"))
     with pytest.raises(OptionsError, match="give it that ending"):
@@ -313,3 +450,81 @@ def test_alignment_sees_generated_rows_of_all_classes_alone() -> None:
 def test_alignment_needs_a_generator_of_classes() -> None:
     with pytest.raises(OptionsError, match="align_steps = 5: needs a generator that is fitted to classes"):
         GenerativeReplay(generator=Densities(scope="task"), align_steps=5)
+
+
+# ---------------------------------------------------------------------------------------------- signs
+
+
+@pytest.mark.parametrize(
+    ("method", "normalise", "found"),
+    [
+        (
+            FeCAM(),
+            None,
+            r"tukey = 0\.5: needs latents >= 0, and those at cut = 'encoder\.1' go below 0; cut after a ReLU .* or tukey = None",
+        ),
+        (
+            FeCAM(),
+            "standardise",
+            r"tukey = 0\.5: needs latents >= 0, and standardised ones lie around 0; use normalise = 'none', or tukey",
+        ),
+        (
+            GenerativeReplay(generator=Densities(transforms=("tukey",), support="hurdle")),
+            "none",
+            r"generator\.transforms = \('tukey',\), generator\.support = 'hurdle': .* go below 0; .* other transforms, support = 'real'",
+        ),
+    ],
+)
+def test_latents_below_zero_are_known_before_training(method: Any, normalise: Any, found: str) -> None:
+    """The usual cut of conv-stack lies before its last activation."""
+    part = FrozenBackbone(method, backbone=ConvStack(channels=(4, 4), hidden=(8,)), normalise=normalise)
+    with pytest.raises(OptionsError, match=found):
+        make_loop(part, tiny_images("class"))
+
+
+def test_latents_after_a_relu_are_never_below_zero() -> None:
+    make_loop(FrozenBackbone(FeCAM()), tiny_stream("class"))
+    make_loop(FrozenBackbone(FeCAM(tukey=None), backbone=ConvStack(channels=(4, 4), hidden=(8,))), tiny_images("class"))
+
+
+# ---------------------------------------------------------------------------------------------- shards
+
+
+def behind(path: Path, stream: Any, method: Any) -> Any:
+    part = FrozenBackbone(method, backbone=MLP(hidden=(12,)), frozen="from-start", weights=str(path))
+    return train(part, stream).learner
+
+
+def test_shards_behind_one_frozen_backbone_merge(tmp_path: Path) -> None:
+    """Their answers are those of one learner that saw the rows of both: here each row twice, which no mean shows."""
+    path, stream = tmp_path / "w.safetensors", tiny_stream("class")
+    pretrain(tiny_stream("class", seed=5), MLP(hidden=(12,)), path, steps=20)
+    x = torch.rand(9, 6)
+    first, second = (behind(path, stream, StreamingLDA()) for _ in range(2))
+    before = first.predict(x).scores
+    first.merge(second)
+    assert torch.allclose(first.predict(x).scores, before, rtol=1e-6, atol=1e-6)
+    assert torch.equal(first.inner.counts(), 2 * second.inner.counts())
+    pretrain(tiny_stream("class", seed=6), MLP(hidden=(12,)), path, steps=20)
+    with pytest.raises(
+        OptionsError, match=r"are not the same network; use frozen = 'from-start' with the same weights"
+    ):
+        first.merge(behind(path, stream, StreamingLDA()))
+    with pytest.raises(OptionsError, match="Naive: what it has learnt cannot be merged"):
+        first.merge(behind(path, stream, Naive()))
+    assert torch.equal(first.inner.counts(), 2 * second.inner.counts())
+
+
+def test_what_is_not_frozen_yet_cannot_be_merged() -> None:
+    first, second = (make_loop(FrozenBackbone(NearestClassMean()), tiny_stream("class")).learner for _ in range(2))
+    with pytest.raises(NotReadyError, match="the backbone is not frozen yet"):
+        first.merge(second)
+
+
+def test_projections_of_two_seeds_do_not_merge(tmp_path: Path) -> None:
+    path, stream = tmp_path / "w.safetensors", tiny_stream("class")
+    pretrain(stream, MLP(hidden=(12,)), path, steps=5)
+    part = FrozenBackbone(RanPAC(projection=9), backbone=MLP(hidden=(12,)), frozen="from-start", weights=str(path))
+    first, second = (train(part, stream, seed=seed).learner for seed in (0, 1))
+    with pytest.raises(OptionsError, match="the random projections of seeds 0 and 1 are two"):
+        first.merge(second)

@@ -10,12 +10,20 @@ import pytest
 import torch
 
 from reverie.checks import OptionsError
-from reverie.generators import Densities
+from reverie.engine import Settings
+from reverie.generators import (
+    Densities,
+    GaussianCopula,
+    GaussianMixture,
+    MixtureOfFactorAnalysers,
+    PrincipalComponents,
+)
 from reverie.learners import GenerativeReplay
 from reverie.seeding import Position
 from reverie.storage import read_tree, write_tree
+from reverie.streams import ArrayStream
 from reverie.types import Batch
-from tests.tiny import Halt, differing, halt_after, make_loop, tiny_generator, tiny_stream, train
+from tests.tiny import Halt, differing, halt_after, make_loop, recommending, tiny_generator, tiny_stream, train
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "pool an epoch": {"pool": 20, "refresh": "epoch"},
@@ -49,6 +57,31 @@ def test_a_resumed_run_equals_the_unbroken_one(options: dict[str, Any], scenario
     result = fresh.run()
     assert differing(whole.learner.state(), fresh.learner.state()) == []
     assert result["matrices"] == whole.result["matrices"]
+
+
+DENSITIES = {
+    "tied mixtures": Densities(GaussianMixture("tied", components=3, iterations=2), transforms=("whiten",)),
+    "factor analysers in principal components": Densities(
+        PrincipalComponents(MixtureOfFactorAnalysers(rank=2), dimensions=4), scope="class", support="hurdle"
+    ),
+}
+
+
+@pytest.mark.parametrize("generator", DENSITIES.values(), ids=DENSITIES)
+def test_resumed_in_the_middle_of_a_task_densities_replay_the_same_bits(generator: Densities, tmp_path: Path) -> None:
+    learner, stream = GenerativeReplay(generator=generator, labels="condition"), tiny_stream("domain", steps=10)
+    whole = make_loop(learner, stream)
+    result = whole.run()
+    broken = make_loop(learner, stream, folder=tmp_path, prepare=halt_after(24), settings=Settings(checkpoint_steps=1))
+    with pytest.raises(Halt):
+        broken.run()
+    again = make_loop(learner, stream, folder=tmp_path)
+    assert again.resume()
+    assert again.cursor.task == 2
+    assert again.cursor.step > 0
+    resumed = again.run()
+    assert differing(whole.learner.state(), again.learner.state()) == []
+    assert resumed["matrices"] == result["matrices"]
 
 
 @pytest.mark.parametrize("name", ["densities", "conditional-vae", "wgan-gp", "oracle"])
@@ -151,3 +184,37 @@ def test_options_without_effect_are_refused() -> None:
         GenerativeReplay(candidates=7)
     for selection in ("diversity", "interference"):
         GenerativeReplay(selection=selection, candidates=7, pool=10, refresh="epoch")  # type: ignore[arg-type]
+
+
+# ---------------------------------------------------------------------------------- likelihoods that are not there
+
+
+def test_a_family_that_never_has_a_density_cannot_be_selected_from_by_likelihood() -> None:
+    planes = Densities(PrincipalComponents(noise=False))
+    with pytest.raises(
+        OptionsError, match=r"noise=False\)\) can be sampled but has no likelihood; choose another selection"
+    ):
+        GenerativeReplay(generator=planes, labels="condition", selection="likelihood")
+    GenerativeReplay(generator=planes, labels="condition", selection="confidence")
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_density_that_turns_out_to_have_none_is_told_of_after_the_first_task(silent: bool) -> None:
+    """A latent that is 0 in half of the rows of one class has a mass there."""
+    stream, arrays = tiny_stream("class"), []
+    for task in stream:
+        batch = task.train.take(torch.arange(len(task.train)))
+        x = batch.x + torch.rand(batch.x.shape, generator=torch.Generator().manual_seed(0)) * 1e-3
+        x[:, 0] = torch.where((batch.y == 1) & (torch.arange(len(x)) % 4 < 2) & silent, 0.0, x[:, 0])
+        arrays.append([x, batch.y, x, batch.y])
+    learner = GenerativeReplay(generator=Densities(GaussianCopula()), labels="condition", selection="likelihood")
+    made = make_loop(learner, recommending(ArrayStream.from_arrays(arrays, "class"), steps=8))
+    if not silent:
+        assert made.run()["status"] == "complete"
+        return
+    with pytest.raises(
+        OptionsError,
+        match=r"selection = 'likelihood': generator = Densities.density=GaussianCopula\(\)\) can be sampled .*some axis",
+    ):
+        made.run()
+    assert (made.cursor.task, made.record.steps) == (0, 8)

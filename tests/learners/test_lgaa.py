@@ -8,20 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from reverie.checks import DataError, OptionsError, TrainingError
 from reverie.engine import Settings
 from reverie.generators import AdversarialAutoencoder
-from reverie.generators.lgaa import UNKNOWN
+from reverie.generators.lgaa import Recognised
 from reverie.learners import LGAA, GenerativeReplay
 from reverie.learners.lgaa import ROUNDS
 from reverie.nn.optimisers import Adam
+from reverie.probes.judge import Judge, judged
 from reverie.storage import read_tree, write_tree
-from reverie.streams import ArrayStream, Sequence, Split, TensorRows
-from reverie.types import Batch
+from reverie.streams import ArrayStream, Folder, Sequence, Split, TensorRows
+from reverie.types import UNKNOWN, Batch
 from tests.tiny import (
     Halt,
     bits,
@@ -65,7 +68,7 @@ def networks(model: AdversarialAutoencoder) -> dict[str, Any]:
 def test_replay_is_of_past_domains_and_their_classes_in_equal_shares(ratio: float) -> None:
     made = at_step(learner(replay_ratio=ratio), 2 * STEPS)  # in the third of three tasks
     n = round(ratio * 48)
-    classes, domains = made._asked(made.snapshot, n)
+    classes, domains = made.asked(made.snapshot, n)
     assert len(made.pool) == len(classes) == n
     assert set(domains.tolist()) == {0, 1}
     counts = Counter(zip(domains.tolist(), classes.tolist(), strict=True))
@@ -77,7 +80,7 @@ def test_replay_is_of_past_domains_and_their_classes_in_equal_shares(ratio: floa
 
 def test_where_domains_share_their_classes_all_are_asked_of_each() -> None:
     made = at_step(learner(), 2 * STEPS, tiny_images("domain"))
-    classes, domains = made._asked(made.snapshot, 40)
+    classes, domains = made.asked(made.snapshot, 40)
     counts = Counter(zip(domains.tolist(), classes.tolist(), strict=True))
     assert dict(counts) == {(d, c): 10 for d in (0, 1) for c in (0, 1)}
 
@@ -130,32 +133,31 @@ def test_the_snapshot_is_the_model_before_a_task_and_does_not_change() -> None:
 
 
 class Stub:
-    """A snapshot that finds ``answer`` in its i-th drawing, with this certainty."""
+    """A snapshot that finds ``answers[i]`` in its i-th drawing, with this certainty: a class, "right", or what becomes of the classes and
+    domains that were asked for."""
 
-    seen, outputs = 1, 4
+    outputs = 6
 
-    def __init__(self, answers: list[Any], sure: float = 1.0) -> None:
-        self.answers, self.sure, self.asked = list(answers), sure, []
+    def __init__(self, answers: list[Any], sure: float = 1.0, taught: tuple[tuple[int, ...], ...] = ((0, 1),)) -> None:
+        self.answers, self.sure, self.asked, self.domains, self.heads = list(answers), sure, [], [], taught
+        self.seen = len(taught)
 
     def taught(self) -> Tensor:
-        return torch.tensor([[True, True, False, False]])
+        return torch.tensor([[c in head for c in range(self.outputs)] for head in self.heads])
 
     def draw(self, classes: Tensor, domains: Tensor, rng: torch.Generator) -> Tensor:
         self.asked.append(classes.tolist())
+        self.domains.append(domains.tolist())
         return torch.rand(len(classes), 1, 8, 8, generator=rng)
 
-    def encode(self, x: Tensor) -> Any:
+    def recognise(self, x: Tensor, categories: bool) -> Recognised:
         answer = self.answers.pop(0)
-        found = torch.tensor(self.asked[-1]) if answer == "right" else torch.full((len(x),), answer)
-        c = torch.full((len(x), 4), (1 - self.sure) / 3)
-        c[torch.arange(len(x)), found] = self.sure
-
-        class Found:
-            pass
-
-        made = Found()
-        made.c = c  # type: ignore[attr-defined]
-        return made
+        classes, domains = torch.tensor(self.asked[-1]), torch.tensor(self.domains[-1])
+        if callable(answer):
+            classes, domains = answer(classes, domains)
+        elif answer != "right":
+            classes = torch.full_like(classes, answer)
+        return Recognised(classes, domains, torch.full((len(x),), self.sure))
 
 
 def drawn(stub: Stub, n: int = 6, **options: Any) -> tuple[TensorRows, LGAA]:
@@ -180,6 +182,35 @@ def test_a_class_that_is_never_found_costs_some_rounds_and_is_then_called_what_i
     assert made.images_drawn == 6 + 3 * (ROUNDS - 1)
 
 
+def test_what_is_of_another_domain_than_asked_for_is_drawn_again() -> None:
+    """Else a domain whose samples look like another's would be lost from replay."""
+
+    def all_of_domain_1(classes: Tensor, domains: Tensor) -> tuple[Tensor, Tensor]:
+        return classes, torch.ones_like(domains)
+
+    heads = ((0, 1), (0, 1), (0, 1))
+    stub = Stub([all_of_domain_1, "right"], taught=heads)
+    rows, made = drawn(stub, 12)
+    stored = whole(rows)
+    counts = Counter(zip(stored.task.tolist(), rows.labels.tolist(), strict=True))
+    assert counts == {(domain, c): 2 for domain in range(3) for c in (0, 1)}
+    assert stub.domains[1] == [0, 2, 0, 2, 0, 2, 0, 2]
+    assert made.first_drawn is not None
+    assert torch.bincount(made.first_drawn.domains, minlength=3).tolist() == [0, 12, 0]
+    loose, _ = drawn(Stub([all_of_domain_1], taught=heads), 12, balance=False)
+    assert set(whole(loose).task.tolist()) == {1}
+
+
+def test_replay_is_of_no_class_that_was_not_taught() -> None:
+    """However sure the snapshot is of one that is still to come."""
+    made = at_step(learner(), 2 * STEPS)  # in the third of three tasks, of two classes each
+    with torch.no_grad():
+        made.snapshot.networks["classes"].head.bias.add_(torch.tensor([0.0, 0, 0, 0, 90, 90]))
+    rows = made._drawn(made.snapshot)
+    assert set(rows.labels.tolist()) <= {0, 1, 2, 3}
+    assert made.first_drawn.sure.max() <= 1
+
+
 def test_without_balance_the_first_drawing_is_it() -> None:
     stub = Stub([0])
     rows, _ = drawn(stub, balance=False)
@@ -193,6 +224,57 @@ def test_unsure_replay_is_drawn_again_and_in_the_end_has_no_label() -> None:
     assert rows.labels.tolist() == [UNKNOWN] * 6
     sure, _ = drawn(Stub(["right"], sure=0.95), confidence=0.9)
     assert sure.labels.tolist() == [0, 1, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [({}, 0.0), ({"labels_per_class": 20}, 0.9), ({"labels_per_class": 20, "confidence": 0.3}, 0.3)],
+)
+def test_pseudo_labels_must_be_sure_where_most_rows_have_none(options: dict[str, Any], expected: float) -> None:
+    rows, made = drawn(Stub(["right"] * ROUNDS, sure=0.8), **options)
+    assert made._confidence == expected
+    assert set(rows.labels.tolist()) == ({UNKNOWN} if expected == 0.9 else {0, 1})
+
+
+ANEW = {"refresh": "epoch", "replay_ratio": 0.5, "mixing": "weighted"}
+
+
+def test_replay_can_be_drawn_anew_each_time_and_never_stored() -> None:
+    seen: dict[int, list[Batch]] = {}
+
+    def spy(made: Any) -> None:
+        real = made.model.step
+
+        def step(batch: Batch, trusted: bool) -> Any:
+            assert trusted
+            seen.setdefault(made.task, []).append(batch)
+            return real(batch, trusted)
+
+        made.model.step = step
+
+    run = train(learner(**ANEW, steps=None, epochs=2), tiny_images(rows=12), prepare=spy)
+    made = run.learner
+    past = [(batch.x[old], batch.y[old], batch.task[old]) for batch in seen[2] for old in [batch.task != 2]]
+    x, y, domains = (torch.cat(part) for part in zip(*past, strict=True))
+    assert len(x) > 16
+    assert len(x.unique(dim=0)) == len(x)  # an epoch later it is another image
+    assert torch.equal(x, (x * 255).round() / 255)
+    found = made.snapshot.recognise(x)
+    assert torch.equal(y, found.classes)
+    assert torch.equal(domains, found.domains)
+    assert made.pool is None
+    assert "replay set" not in made.memory().working
+    assert None not in run.result["findings"][-1]["numbers"]["label_noise"][:2]  # a set is drawn to be looked at
+
+
+def test_replay_drawn_anew_is_the_same_after_a_kill(tmp_path: Path) -> None:
+    stream, settings = tiny_images(tasks=2), Settings(checkpoint_steps=1)
+    broken = make_loop(learner(**ANEW), stream, folder=tmp_path, settings=settings, prepare=halt_after(STEPS + 2))
+    with pytest.raises(Halt):
+        broken.run()
+    resumed = make_loop(learner(**ANEW), stream, folder=tmp_path)
+    resumed.run()
+    assert differing(resumed.learner.state(), train(learner(**ANEW), stream).learner.state()) == []
 
 
 def test_nothing_is_rehearsed_where_none_is_asked_for() -> None:
@@ -226,7 +308,7 @@ def test_weighted_mixing_gives_new_rows_a_share_and_replay_the_rest() -> None:
 def test_what_the_model_is_taught_with(mixing: Any, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     made = at_step(learner(mixing=mixing), STEPS)
     seen: list[Batch] = []
-    monkeypatch.setattr(made.model, "step", lambda batch: seen.append(batch) or {})
+    monkeypatch.setattr(made.model, "step", lambda batch, trusted: seen.append(batch) or {})
     LGAA.step(made, None, batch_of([1, 0, 0, 0]))  # type: ignore[arg-type]
     assert seen[0].weight[0].item() == pytest.approx(share)
     assert seen[0].weight.sum().item() == pytest.approx(1)
@@ -260,7 +342,7 @@ def test_without_labels_the_categories_are_the_models_own() -> None:
     losses = [line["losses"]["lgaa.classes"] for line in run.lines if line["kind"] == "losses"]
     assert losses[0] == 0  # in the first task there is no replay to give pseudo-labels either
     made = run.learner
-    classes, _ = made._asked(made.snapshot, 24)
+    classes, _ = made.asked(made.snapshot, 24)
     assert set(classes.tolist()) == set(range(6))
 
 
@@ -393,6 +475,47 @@ def test_replay_keeps_what_fine_tuning_forgets() -> None:
     assert kept[1][0] < 0.5 * lost[1][0]
 
 
+def test_acceptance_on_digits_and_inverted_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two domains in a row: with replay the first is still known, told from the second, and generated when it is asked for."""
+    monkeypatch.setattr(LGAA, "probes", lambda self: ())
+    stream = Sequence(datasets=("digits", "digits-inverted"), shared_labels=True).build("domain", 0)
+    judge = Judge(stream, steps=300, batch_size=64)
+    parts = ("critic", "generator", "dream", "label")
+    fast = {f"{part}_optimiser": Adam(learning_rate=1e-3, betas=(0.5, 0.9)) for part in parts}
+    found = {}
+    for replay in (True, False):
+        part = LGAA(autoencoder=AdversarialAutoencoder(**fast), steps=100, batch_size=64, replay=replay)
+        run = train(part, stream)
+        seen = judged(run.learner, judge, n=200)["generated"].numbers["as_asked_by_domain"][0]
+        found[replay] = {
+            "class": run.accuracy[-1][0],
+            "domain": run.result["matrices"]["task_found_by_code"][-1][0],
+            "as asked": seen["both"],
+        }
+        assert run.accuracy[0][0] > 0.9
+    assert found[True]["class"] > 0.75 > found[False]["class"] + 0.35
+    assert found[True]["domain"] > 0.95 > found[False]["domain"] + 0.1
+    assert found[True]["as asked"] > found[False]["as asked"] + 0.25
+
+
+def test_a_folder_of_colour_photographs_in_two_domains(tmp_path: Path) -> None:
+    """Made-up ones of 64 x 64: two classes in each domain."""
+    draw = np.random.default_rng(0)
+    for kind, count in (("train", 6), ("test", 2)):
+        for name in ("chair-old", "chair-new", "face-old", "face-young"):
+            (tmp_path / kind / name).mkdir(parents=True)
+            for k in range(count):
+                pixels = draw.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / kind / name / f"{k}.png")
+    stream = Folder(path=str(tmp_path), tasks=2).build("domain", 0)
+    assert stream.spec.input_shape == (3, 64, 64)
+    run = train(learner(steps=2, batch_size=4), stream, folder=tmp_path / "run")
+    assert run.result["status"] == "complete"
+    assert run.learner.model.chosen == "tiny"
+    assert run.learner.replay_set().take(torch.arange(2)).x.shape == (2, 3, 64, 64)
+    assert {file.name for file in (tmp_path / "run" / "samples").iterdir()} >= {"task-2-reconstructions.png"}
+
+
 def test_cost_counts_the_making_of_the_replay_set() -> None:
     stream = tiny_images()
     made = at_step(learner(), STEPS, stream)
@@ -421,6 +544,25 @@ def test_as_the_generator_of_generative_replay(stream: Any, scenario: Any) -> No
     assert run.result["memory"]["stores"] == "none"
 
 
+def test_as_a_generator_it_learns_its_replay_as_the_frozen_one_takes_it() -> None:
+    """With two past domains, both codes; its solver is still taught the class that was asked for."""
+    stream = tiny_images("domain")
+    generator = AdversarialAutoencoder(phase_steps=2, phase_batch_size=8)
+    seen: list[tuple[Batch, Any]] = []
+
+    def spy(made: Any) -> None:
+        real = made.model.step
+        made.model.step = lambda batch: seen.append((batch, made.scholar)) or real(batch)
+
+    train(GenerativeReplay(generator=generator, steps=2, batch_size=8, labels="condition"), stream, prepare=spy)
+    for batch, scholar in seen[-2:]:  # of the last of three tasks: new rows, then replay
+        found = scholar.generator.recognise(batch.x[8:])
+        assert batch.y is not None
+        assert torch.equal(batch.y[8:], found.classes)
+        assert torch.equal(batch.task[8:], found.domains)
+        assert batch.task[:8].tolist() == [2] * 8
+
+
 # ------------------------------------------------------------------------------------------ what is refused
 
 
@@ -430,6 +572,7 @@ def test_as_the_generator_of_generative_replay(stream: Any, scenario: Any) -> No
         ({"steps": 5, "epochs": 2}, "steps = 5 and epochs = 2: give one of the two"),
         ({"replay": False, "mixing": "weighted"}, "replay = False, joint = False: nothing is rehearsed; leave"),
         ({"joint": True, "replay_ratio": 2.0}, "replay = True, joint = True: nothing is rehearsed; leave"),
+        ({"replay": False, "refresh": "epoch"}, "replay = False, joint = False: nothing is rehearsed; leave"),
         ({"labels_per_class": 0}, "labels_per_class = 0: nothing would teach the inference of classes"),
     ],
 )

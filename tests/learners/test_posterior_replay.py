@@ -18,7 +18,7 @@ from reverie.checks import OptionsError
 from reverie.learners import EWC, VCL, PosteriorReplay, SeparatePosteriors, posteriors
 from reverie.nn.hypernetworks import Chunked, Full, Separate, Single, Structured
 from reverie.nn.optimisers import SGD, Adam
-from reverie.options import Part
+from reverie.options import Part, resolved
 from reverie.posteriors import Dirac, Implicit, MeanField, Radial
 from reverie.seeding import Position
 from reverie.solvers import MLP, ConvStack
@@ -392,6 +392,37 @@ def test_the_published_normalisation_of_squared_distances_is_refused() -> None:
     assert PosteriorReplay(normalise="published", divergence="wasserstein").normalise == "published"
 
 
+@pytest.mark.parametrize("divergence", ["forward-kl", "reverse-kl", "wasserstein"])
+def test_a_mask_that_a_divergence_does_not_use_is_refused(divergence: Any) -> None:
+    with pytest.raises(
+        OptionsError, match=f"mask_heads = False: divergence = '{divergence}' counts all outputs anyway"
+    ):
+        PosteriorReplay(divergence=divergence, mask_heads=False)
+    assert not PosteriorReplay(mask_heads=False).mask_heads
+
+
+def test_options_of_rehearsal_are_refused_where_nothing_is_rehearsed() -> None:
+    with pytest.raises(
+        OptionsError, match=r"(?s)old_tasks = 1: with strength = 0 .*targets = 'recomputed': with strength = 0"
+    ):
+        PosteriorReplay(strength=0.0, old_tasks=1, targets="recomputed")
+    assert PosteriorReplay(old_tasks=1, targets="recomputed").old_tasks == 1
+
+
+def test_nothing_moves_a_posterior_that_is_a_table_of_its_own_and_holding_it_is_refused() -> None:
+    """Whereas one table for all tasks is held where it was."""
+    with pytest.raises(OptionsError, match=r"strength = 5\.0: with hypernetwork = 'separate' no posterior ever moves"):
+        PosteriorReplay(hypernetwork=Separate(), strength=5.0)
+    part = PosteriorReplay(hypernetwork=Separate())
+    assert resolved(part, {"strength": 1000.0}).strength is None
+    assert resolved(PosteriorReplay(hypernetwork=Single()), {"strength": 1000.0}).strength == 1000.0
+    stream = tiny_stream()
+    free, held = (
+        train(PosteriorReplay(hypernetwork=Single(), strength=s), stream).learner.model.hypernet for s in (0.0, 100.0)
+    )
+    assert bits(free.one) != bits(held.one)
+
+
 # ------------------------------------------------------------------------------- which task, by a mixture of all
 
 
@@ -481,7 +512,7 @@ def test_the_entropy_gradient_goes_through_networks_of_other_kinds() -> None:
 @pytest.mark.parametrize("hypernetwork", [Separate(), Single()])
 def test_the_entropy_gradient_is_refused_where_there_are_no_embeddings(hypernetwork: Any) -> None:
     refused = pytest.raises(
-        OptionsError, match="a table of numbers has none; use posterior-replay with hypernetwork = 'ch"
+        OptionsError, match="embeddings of all tasks in one hypernetwork, and there is none; use posterior-replay with"
     )
     with refused:
         PosteriorReplay(criterion="entropy-gradient", hypernetwork=hypernetwork)

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import cross_entropy, relu, softplus
 
+import reverie
 from reverie.checks import OptionsError, TrainingError
 from reverie.device import CPU
+from reverie.engine.loop import Silent
 from reverie.learners import VCL, PosteriorReplay, SeparatePosteriors, posteriors
+from reverie.learners.coresets import Coreset
 from reverie.learners.posteriors import EVALUATION
 from reverie.metrics.task_inference import CRITERIA
 from reverie.nn.hypernetworks import Chunked, Full, Single
 from reverie.nn.optimisers import SGD, Adam
 from reverie.options import Part
-from reverie.posteriors import Dirac, MeanField, Radial
+from reverie.posteriors import Dirac, Implicit, MeanField, Radial
 from reverie.seeding import Position, Randomness, generator
 from reverie.solvers import CNN, MLP, ConvStack, Module
 from reverie.streams import ArrayStream
@@ -152,6 +158,56 @@ def test_a_step_scores_the_outputs_of_its_task_alone(scenario: Any, active: Any,
     assert set(learner.outputs_of(1)) == mine
 
 
+@pytest.mark.parametrize("posterior", [Radial(), Implicit(stein_samples=8)], ids=["radial", "implicit"])
+@pytest.mark.parametrize("method", [SeparatePosteriors, PosteriorReplay])
+def test_the_term_of_the_prior_has_as_many_samples_as_it_is_given(method: Any, posterior: Any) -> None:
+    stream = tiny_stream()
+    usual, same, other = (
+        at_step(method(posterior=posterior, samples=2, kl_weight=0.3, kl_samples=n), stream, 3) for n in (None, 2, 5)
+    )
+    batch = rows_of(stream, 0)
+    theta = other.model.hypernet([0])[0].detach()
+    losses = [learner.step(PHASE, batch) for learner in (usual, same, other)]
+    assert differing(losses[0], losses[1]) == []
+    assert differing(usual.state(), same.state()) == []
+    assert losses[2]["solver.kl"] != losses[0]["solver.kl"]
+    layout = other.model.layout
+    weights = posterior.sample(theta, layout, posterior.noise(5, layout, other.rng("kl weights")))
+    if isinstance(posterior, Radial):
+        expected = posterior.prior_kl(theta, layout, 1.0, weights)
+    else:
+        expected = other.estimate.term(theta, weights, other.rng("divergence")).value
+    torch.testing.assert_close(losses[2]["solver.kl"], expected)
+
+
+@pytest.mark.parametrize("divergence", [0.0, 1.0])
+def test_a_score_that_is_not_clipped_is_added_to_the_gradient_that_is(divergence: float) -> None:
+    """One step of gradient descent; without the score, what is left is as long as it may be."""
+    stream = tiny_stream()
+    options: dict[str, Any] = {"solver": MLP(hidden=(12,), optimiser=SGD(learning_rate=1e-3)), "clip": 0.5}
+    moved = []
+    for clip_score in (True, False):
+        posterior = Implicit(stein_samples=20, hidden=(), clip_score=clip_score)
+        learner = at_step(
+            SeparatePosteriors(posterior=posterior, samples=4, kl_weight=divergence, **options), stream, 0
+        )
+        theta = learner.model.hypernet.of(0)["theta"]
+        before, layout = theta.detach().clone(), learner.model.layout
+        noise = posterior.noise(4, layout, learner.rng("weights"))
+        weights = posterior.sample(theta, layout, noise)
+        term = learner.estimate.term(theta, weights, learner.rng("divergence"))
+        learner.step(PHASE, rows_of(stream, 0))
+        gradient = (theta.detach() - before) / -1e-3
+        if not clip_score and divergence:
+            assert term.unclipped is not None
+            (score,) = torch.autograd.grad(term.unclipped, theta)
+            assert float(score.norm()) > 1
+            assert float(gradient.norm()) > 1
+            gradient = gradient - score
+        moved.append(float(gradient.norm()))
+    assert moved == pytest.approx([0.5, 0.5], rel=0.02)
+
+
 def test_a_gradient_that_is_too_long_keeps_its_direction() -> None:
     stream = tiny_stream()
 
@@ -240,6 +296,11 @@ def test_answers_are_those_of_the_models_that_the_criterion_prefers(part: Part, 
         assert given.by_task is None
         assert given.task_scores is None
 
+    if isinstance(part, VCL) and scenario != "task":  # one posterior and the same outputs: there is nothing to prefer
+        assert answer.task_scores is None
+        assert bits(answer.by_task[:, 0]) == bits(answer.by_task[:, 2])
+        assert bits(answer.scores) == bits(answer.by_task[:, 2])
+        return
     one = learner.posterior.deterministic
     assert set(answer.task_scores) == set(CRITERIA) - ({"agreement"} if one else set())
     for name, scores in answer.task_scores.items():
@@ -293,9 +354,12 @@ def test_all_tasks_answer_with_the_same_noise() -> None:
     """Models with the same posterior give the same answers to the last bit, though none is sure of its weights."""
     stream = tiny_stream("domain")
     part = PosteriorReplay(hypernetwork=Single(), strength=0.0, kl_weight=0.0)
-    answer = train(part, stream).learner.predict(inputs(stream))
+    learner = train(part, stream).learner
+    x = inputs(stream)
+    answer = learner.predict(x)
     assert bits(answer.by_task[:, 0]) == bits(answer.by_task[:, 1]) == bits(answer.by_task[:, 2])
-    assert bool((answer.task_scores["agreement"] < -1e-4).all())
+    assert bool((by_hand(learner, x, 0, (0, 1)).std(dim=0) > 1e-4).all())
+    assert answer.task_scores is None
 
 
 def test_every_call_and_every_run_answers_with_the_same_noise() -> None:
@@ -361,8 +425,8 @@ def test_answers_in_several_parts_are_those_in_one(part: Part, at_once: int, mon
     assert seen == [size] * (13 // size) + ([13 % size] if 13 % size else [])
     torch.testing.assert_close(parts.scores, whole.scores, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(parts.by_task, whole.by_task, rtol=1e-5, atol=1e-5)
-    assert set(parts.task_scores) == set(whole.task_scores)
-    for name, scores in whole.task_scores.items():
+    assert set(parts.task_scores or ()) == set(whole.task_scores or ())
+    for name, scores in (whole.task_scores or {}).items():
         torch.testing.assert_close(parts.task_scores[name], scores, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(learner.predict(x, 1).scores, given.scores, rtol=1e-5, atol=1e-5)
 
@@ -384,6 +448,46 @@ def test_agreement_of_one_sample_is_refused(method: Any, options: dict[str, Any]
     with pytest.raises(OptionsError, match="'agreement': compares several weight samples, and there is one alone"):
         method(criterion="agreement", **options)
     assert method(criterion="entropy", **options).criterion == "entropy"
+
+
+@pytest.mark.parametrize("posterior", [Dirac(), MeanField()])
+def test_samples_for_a_divergence_that_needs_none_are_refused(posterior: Any) -> None:
+    with pytest.raises(OptionsError, match=r"kl_samples = 3: the KL term of posterior = \w+ is known in closed form"):
+        SeparatePosteriors(posterior=posterior, kl_samples=3)
+    with pytest.raises(OptionsError, match="kl_samples = 3: there is no KL term with kl_weight = 0"):
+        SeparatePosteriors(posterior=Radial(), kl_samples=3, kl_weight=0.0)
+
+
+def test_a_score_is_not_exempted_from_a_limit_that_there_is_not() -> None:
+    with pytest.raises(
+        OptionsError, match="clip_score = False: there is no clip that could hold for the score; set clip"
+    ):
+        SeparatePosteriors(posterior=Implicit(clip_score=False))
+
+
+ALIKE = [VCL(active_classes="all"), PosteriorReplay(active_classes="all", hypernetwork=Single())]
+
+
+@pytest.mark.parametrize("part", ALIKE, ids=["vcl", "single"])
+@pytest.mark.parametrize("criterion", ["confidence", "agreement"])
+def test_there_is_nothing_to_prefer_among_models_that_are_all_the_same(part: Any, criterion: Any) -> None:
+    part = part.clone().set_params(criterion=criterion)
+    for scenario in ("class", "domain"):
+        with pytest.raises(
+            OptionsError, match=f"criterion = '{criterion}': one posterior with the same outputs for all"
+        ):
+            make_loop(part, tiny_stream(scenario))
+    make_loop(part, tiny_stream("task"))
+    result = train(part.set_params(criterion="entropy"), tiny_stream("domain")).result
+    assert not [name for name in result["matrices"] if "inferred" in name or "found" in name]
+    assert result["summary"]["task_inference_accuracy"] is None
+    assert result["summary"]["tgiven_final"] is not None
+
+
+def test_batch_norms_tell_models_apart_that_have_the_same_weights() -> None:
+    learner, stream = normed(steps=2)
+    part = VCL(active_classes="all", **{name: getattr(learner, name) for name in ("solver", "steps", "batch_size")})
+    assert train(part, stream).result["summary"]["task_inference_accuracy"] is not None
 
 
 def test_several_samples_of_a_point_are_refused() -> None:
@@ -439,16 +543,80 @@ def test_batch_statistics_are_memory_and_state() -> None:
 @pytest.mark.parametrize("local", [True, False])
 def test_local_reparametrisation_of_convolutions_is_refused(local: bool) -> None:
     learner: Any = SeparatePosteriors(solver=CNN(channels=(2,), width=4), posterior=MeanField(local=local))
+    if local:
+        with pytest.raises(OptionsError, match="for chains of linear layers; use an MLP, or local = False"):
+            learner.build(IMAGES, Randomness(0), CPU)
+        return
     learner.build(IMAGES, Randomness(0), CPU)
     y = torch.tensor([0, 1])
     x = torch.zeros(2, 1, 8, 8)
     learner.begin_task(Task(0, "all", (0, 1), TensorRows(x, y)))
     batch = Batch(x, y, torch.zeros_like(y), torch.tensor([0.5, 0.5]))
-    if not local:
-        assert math.isfinite(learner.step(PHASE, batch)["solver.cross-entropy"])
-        return
-    with pytest.raises(OptionsError, match="for chains of linear layers; use an MLP, or local = False"):
-        learner.step(PHASE, batch)
+    assert math.isfinite(learner.step(PHASE, batch)["solver.cross-entropy"])
+
+
+def broken_at(learner: Any, step: int, name: str) -> None:
+    """Sets a tensor of all posteriors to numbers without a deviation before so many steps are done."""
+    real, count = learner.step, 0
+
+    def broken(phase: Phase, batch: Batch) -> Any:
+        nonlocal count
+        if count == step:
+            layout = learner.posterior.theta_spec(learner.model.layout)
+            entry = next(entry for entry in layout.entries if entry.name == name)
+            with torch.no_grad():
+                for theta in learner.model.hypernet.parameters():
+                    theta[..., -1, entry.start : entry.stop] = math.nan
+        count += 1
+        return real(phase, batch)
+
+    learner.step = broken
+
+
+@pytest.mark.parametrize(
+    ("options", "step", "phase", "said"),
+    [
+        ({"posterior": Radial()}, STEPS + 2, "train", "the rho of encoder.1.0.bias in the model of task"),
+        (
+            {"posterior": Implicit(hidden=(5,))},
+            STEPS + 2,
+            "train",
+            "the generator of layers.0.bias in the model of task",
+        ),
+        ({"coreset": Coreset(size=4)}, 3 * STEPS + 2, "coreset", "the rho of encoder.1.0.bias in the model of task 0"),
+    ],
+    ids=["radial", "implicit", "coreset"],
+)
+def test_what_breaks_is_named_whatever_the_posterior_and_the_phase(
+    options: dict[str, Any], step: int, phase: str, said: str
+) -> None:
+    name = "layers.0.bias" if "generator" in said else "encoder.1.0.bias"
+    with pytest.raises(TrainingError) as caught:
+        train(SeparatePosteriors(**options), tiny_stream(), prepare=lambda learner: broken_at(learner, step, name))
+    assert f"stopped being finite at step 2 of phase '{phase}'" in str(caught.value)
+    assert said in str(caught.value)
+
+
+def test_a_device_that_may_not_be_stopped_keeps_the_first_that_is_not_finite() -> None:
+    """What comes after it is of no more use, and what came before was well."""
+    learner = at_step(SeparatePosteriors(), tiny_stream(), STEPS + 2)
+    learner.device = SimpleNamespace(torch_device=SimpleNamespace(type="elsewhere"))
+    made = learner.model.hypernet([0, 1]).detach()
+    entry = learner.model.layout.entries[0]
+
+    def broken(task: int) -> Tensor:
+        other = made.clone()
+        other[task, 0, entry.start] = math.inf
+        return other
+
+    learner._watch(torch.tensor(1.0), broken(0), [0, 1])
+    assert learner.trouble == ""
+    learner._watch(torch.tensor(math.nan), broken(1), [3, 4])
+    learner._watch(torch.tensor(math.nan), torch.full_like(made, math.nan), [5, 6])
+    learner._watch(torch.tensor(1.0), made, [7, 8])
+    assert learner.trouble == f"the mean of {entry.name} in the model of task 4 is not finite"
+    learner._watch(torch.tensor(1.0), made[:1], [2])  # a task with other rehearsal begins
+    assert learner.trouble == ""
 
 
 def test_a_variance_that_collapses_is_named_with_its_layer_and_task() -> None:
@@ -475,3 +643,41 @@ def test_a_variance_that_collapses_is_named_with_its_layer_and_task() -> None:
         train(learner, tiny_stream(), prepare=collapse)
     assert "stopped being finite at step 1 of phase 'train', task 1" in str(caught.value)
     assert f"of {names[0]} in the model of task" in str(caught.value)
+
+
+# ------------------------------------------------------------------------------- classes that join, and what is told at the start
+
+
+@pytest.mark.parametrize("method", [VCL, SeparatePosteriors, PosteriorReplay])
+def test_a_generator_of_as_many_numbers_as_it_makes_cannot_take_in_new_classes(method: Any) -> None:
+    numel = 6 * 4 + 4 + 6 * 5
+    posterior = Implicit(latent_dim=None, hidden=(numel,), perturbation=0.0, stein_samples=4)
+    solver = MLP(hidden=(4,))
+    run = reverie.run(tiny_stream(), method(posterior=posterior, solver=solver, steps=2), threads=1)
+    before = deepcopy(run.learner.state())
+    x = np.random.default_rng(0).random((20, 6), dtype=np.float32)
+    with pytest.raises(OptionsError, match="latent_dim = None: the generator sees as many numbers as the network has"):
+        run.learn(x, np.repeat(["new", "newer"], 10))
+    assert differing(before, run.learner.state()) == []
+    assert run.learner.spec.outputs == 6
+    known = run.spec.classes
+    assert run.learn(x, [known[0], known[3]] * 10).result["status"] == "complete"
+
+
+def test_a_hypernetwork_that_is_larger_than_it_may_be_is_told_before_the_first_step() -> None:
+    told: list[str] = []
+
+    class Listener(Silent):
+        def warned(self, message: str) -> None:
+            told.append(message)
+
+    part = PosteriorReplay(hypernetwork=Full())
+    loop = make_loop(part, tiny_stream(), observer=Listener(), prepare=halt_after(0))
+    with pytest.raises(Halt):
+        loop.run()
+    (message,) = told
+    assert message.startswith("hypernetwork: 2,924 numbers make 324, 9.02 for one, more than compression = 1")
+    assert loop.record.warnings == told
+    assert train(part, tiny_stream()).result["warnings"] == told
+    quiet = PosteriorReplay(hypernetwork=Full(compression=None))
+    assert train(quiet, tiny_stream()).result["warnings"] == []

@@ -18,6 +18,7 @@ from reverie.device import CPU
 from reverie.engine import Settings
 from reverie.generators import GENERATORS
 from reverie.learners import (
+    EWC,
     LEARNERS,
     VCL,
     Cumulative,
@@ -31,7 +32,7 @@ from reverie.learners import (
 from reverie.learners.posteriors import EVALUATION
 from reverie.nn.optimisers import SGD
 from reverie.options import Part, from_options
-from reverie.posteriors import POSTERIORS, Dirac
+from reverie.posteriors import POSTERIORS, Dirac, Implicit
 from reverie.replay import Buffer
 from reverie.seeding import Randomness, generator
 from reverie.solvers import Module
@@ -54,9 +55,10 @@ from tests.tiny import (
 
 ABLE = [name for name, part in LEARNERS.items() if "regression" in getattr(part, "kinds", ())]
 UNABLE = [name for name, _ in LEARNERS.items() if name not in ABLE]
-POINT_OR_OTHER = [f"posterior-replay with {name}" for name in ("dirac", "radial", "implicit")]
+POINT_OR_OTHER = [f"posterior-replay with {name}" for name in ("dirac", "radial", "implicit", "adversarial")]
+BAYESIAN = [f"ewc with bayesian {name}" for name in ("point", "samples")]
 GENERATED = [f"generative-replay with {name}" for name in ("oracle", "densities", "class-mixture")]
-CASES = [*ABLE, *POINT_OR_OTHER, *GENERATED]
+CASES = [*ABLE, *POINT_OR_OTHER, *BAYESIAN, *GENERATED]
 STEPS = 8  # a task
 
 every_learner = pytest.mark.parametrize("case", CASES)
@@ -68,6 +70,11 @@ def learner_of(case: str) -> Part:
     part = from_options(LEARNERS, name)
     if name == "generative-replay" and inside:
         part.set_params(generator=tiny_generator(inside))
+    elif name == "ewc" and inside:
+        answers = "posterior" if inside == "bayesian samples" else "point"
+        part.set_params(mode="bayesian", strength=1.0, answers=answers)
+    elif inside == "adversarial":
+        part.set_params(posterior=Implicit(estimator="adversarial"))
     elif inside:
         part.set_params(posterior=from_options(POSTERIORS, inside))
     return part
@@ -185,7 +192,8 @@ def test_a_curve_is_shown_and_no_class(case: str, targets: int) -> None:
     found = [finding["probe"] for finding in run.result["findings"]]
     assert found.count("regression-fan") == (len(run.result["mse"]) if targets == 1 else 0)
     assert not {"buffer-classes", "replay-quality", "latent-quality"} & set(found)
-    assert run.result["warnings"] == []
+    # Networks as small as these are smaller than anything that makes their weights.
+    assert [text for text in run.result["warnings"] if "more than compression" not in text] == []
 
 
 def test_rehearsal_holds_the_curves_that_naive_training_loses() -> None:
@@ -367,10 +375,53 @@ def test_the_task_whose_samples_agree_best_is_believed(case: str, targets: int) 
     assert len(chosen.unique()) > 1  # or it would not have been a choice
 
 
-def test_the_criterion_of_classes_plays_no_part() -> None:
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        (PosteriorReplay(criterion="confidence"), "criterion = 'confidence': goes by probabilities of classes"),
+        (PosteriorReplay(criterion="entropy-gradient"), "criterion = 'entropy-gradient': goes by probabilities"),
+        (VCL(criterion="agreement"), "criterion = 'agreement': one posterior with the same outputs for all tasks"),
+        (SeparatePosteriors(test_samples=1), "test_samples = 1: in regression the task is found by how far weight"),
+        (PosteriorReplay(test_samples=1, criterion="confidence"), "(?s)criterion = .*test_samples = 1"),
+        (EWC(mode="bayesian", criterion="confidence"), "criterion = 'confidence': chooses between heads, and here"),
+        (
+            EWC(mode="bayesian", criterion="agreement", answers="posterior"),
+            "criterion = 'agreement': chooses between heads, and here all tasks have the same outputs",
+        ),
+    ],
+    ids=repr,
+)
+def test_ways_to_find_the_task_that_do_not_find_one_here_are_refused(part: Any, message: str) -> None:
+    with pytest.raises(OptionsError, match=message):
+        make_loop(part, tiny_curves())
+
+
+def test_agreement_may_be_asked_for_by_name_and_one_sample_of_one_model_will_do() -> None:
     stream = tiny_curves()
-    runs = [train(VCL(criterion=criterion), stream) for criterion in ("entropy", "confidence")]
+    runs = [train(PosteriorReplay(criterion=criterion), stream) for criterion in ("entropy", "agreement")]
     assert runs[0].result["matrices"] == runs[1].result["matrices"]
+    assert train(VCL(test_samples=1), stream).result["status"] == "complete"
+
+
+def test_one_posterior_for_all_tasks_infers_none() -> None:
+    run = trained("vcl", 2)
+    answer = run.learner.predict(inputs(run.loop.stream))
+    assert answer.task_scores is None
+    for task in range(3):
+        assert torch.equal(answer.scores, answer.by_task[:, task])
+        assert torch.equal(answer.std, answer.std_by_task[:, task])
+    assert not [name for name in run.result["matrices"] if "inferred" in name or "found" in name]
+    assert run.result["summary"]["mse_inferred"] is None
+
+
+def test_samples_of_laplace_s_posterior_are_less_sure_than_the_point() -> None:
+    point, samples = (trained(case, 2) for case in BAYESIAN)
+    assert differing(point.learner.state(), samples.learner.state()) == []
+    x = inputs(point.loop.stream)
+    assert point.learner.predict(x).std is None
+    answer = samples.learner.predict(x)
+    assert bool((answer.std > 0).all())
+    assert not torch.equal(answer.scores, point.learner.predict(x).scores)
 
 
 def test_a_point_answers_with_the_model_of_the_last_task_and_infers_none() -> None:

@@ -19,7 +19,7 @@ from reverie.seeding import Position, generator
 from reverie.solvers import Module
 from reverie.streams.rows import TensorRows
 from reverie.types import Task
-from tests.learners.test_posteriors import PHASE, STEPS, at_step, rows_of
+from tests.learners.test_posteriors import PHASE, STEPS, at_step, by_hand, inputs, rows_of
 from tests.learners.vectors import built
 from tests.tiny import bits, tiny_stream, train
 
@@ -103,6 +103,19 @@ def test_all_tasks_are_answered_by_one_posterior() -> None:
     assert dict(learner.memory().persistent) == {"solver": 2 * (BODY + 6 * ROW) * 4}
 
 
+def test_a_head_that_grows_is_one_softmax_over_all_classes_so_far() -> None:
+    """Without the task; there is none to infer."""
+    stream = tiny_stream()
+    learner = at_step(VCL(active_classes="all-so-far", test_samples=3), stream, STEPS + 3)
+    x = inputs(stream)
+    answer = learner.predict(x)
+    assert answer.task_scores is None
+    assert bits(answer.by_task[:, 0]) == bits(answer.by_task[:, 1]) == bits(answer.scores)
+    expected = by_hand(learner, x, 1, range(4)).mean(dim=0).log().float()
+    torch.testing.assert_close(answer.scores[:, :4], expected, rtol=1e-4, atol=1e-5)
+    assert set(learner.outputs_of(0)) == {0, 1}  # those that it had when it was taught
+
+
 def test_data_make_the_posterior_narrower_task_by_task_and_what_they_do_not_touch_keeps_the_prior() -> None:
     """Logistic regression. The third input is always 0, so the exact posterior of its weights is the first prior, and so is the one found; what
     the rows pull at knows after each task more than before, though each task shows 30 rows alone."""
@@ -165,7 +178,7 @@ def test_a_generator_is_a_prior_but_for_heads_that_none_has_trained(posterior: A
     part = VCL(posterior=posterior, fresh_heads=fresh_heads, prior_variance=4.0)
     for task, untrained in ((1, {2, 3, 4, 5}), (2, {4, 5})):
         learner = at_step(part, stream, task * STEPS + 2)
-        prior = learner._sampled_prior()
+        prior = learner.sampled_prior()
         fresh = of_outputs(untrained if fresh_heads else set())
         assert bits(prior.trained) == bits(~fresh)
         theta, layout, n = learner.model.kept, learner.model.layout, 400

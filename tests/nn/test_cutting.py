@@ -107,6 +107,25 @@ def test_unknown_names_show_the_nearest() -> None:
         split(convolutions(), "0.3")
 
 
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("encoder.3", r"cut = 'encoder\.3': .* did you mean 'encoder\.2'"),
+        ("7", r"cut = '7': .*valid: encoder, encoder\.0\.0, encoder\.0\.1, encoder\.0\.2, encoder\.1, encoder\.2"),
+        ("encodr", r"cut = 'encodr': .* did you mean 'encoder'"),
+    ],
+)
+def test_names_are_those_of_the_whole_network(place: str, message: str) -> None:
+    """As they were given, and as the places are listed."""
+    with pytest.raises(OptionsError, match=message):
+        split(convolutions(), place, inside="encoder")
+    with pytest.raises(OptionsError, match=r"cut = 'net\.inner': .*cut at one of net\.stem, net\.join, net\.tail"):
+        split(Residual(), "net.inner", inside="net")
+    x = torch.rand(2, 1, 4, 4)
+    for place_given in ("encoder.1", "1"):
+        assert split(convolutions(), place_given, inside="encoder")[0](x).shape == (2, 64)
+
+
 def test_a_forward_that_branches_on_the_data_is_refused_with_a_remedy() -> None:
     with pytest.raises(OptionsError, match=r"cannot be traced.*module of its own"):
         cut_points(Branching(), (6,))

@@ -27,6 +27,7 @@ from reverie.nn.hypernetworks import (
     Piecewise,
     PiecewiseModule,
     Separate,
+    SeparateHypernetworks,
     Single,
     Structured,
     StructuredModule,
@@ -609,7 +610,7 @@ class Listed(nn.Module):
         self.chunks = nn.ParameterList(torch.zeros(7) for _ in range(chunks))
 
 
-@pytest.mark.parametrize("size", [None, 4, 500])
+@pytest.mark.parametrize("size", [None, 4, 150])
 def test_lists_that_grow_ask_for_further_pieces(size: int | None) -> None:
     main, longer = ParameterSpec(Listed(3)), ParameterSpec(Listed(8))
     options = Structured(size, task_dim=3, chunk_dim=4, init="hyperfan")
@@ -770,18 +771,72 @@ def test_a_hypernetwork_larger_than_what_it_makes_is_told_with_the_numbers(kind:
     text = hypernet.compression_warning()
     assert text is not None
     assert f"hypernetwork: {count(hypernet):,} numbers make 184, {count(hypernet) / 184:.3g} for one" in text
-    assert "more than compression = 1; use chunk_size = None" in text
+    assert "more than compression = 1; use 'chunked' or 'structured' with chunk_size = None" in text
     assert "compression = 30;" in cast(str, made(kind(46, compression=30, hidden=(300,)), 1).compression_warning())
     assert made(kind(46, compression=None), 1).compression_warning() is None
     assert made(kind(46, compression=100), 1).compression_warning() is None
 
 
-def test_those_who_asked_for_no_size_and_those_whose_purpose_is_another_are_told_nothing() -> None:
-    for quiet in (Chunked(), Structured(), Full(), Separate(), Single()):
-        hypernet = made(quiet, 3)
-        assert hypernet.compression >= 1
-        assert hypernet.compression_warning() is None
+def test_all_that_are_larger_are_told_whoever_chose_their_size_and_tables_are_not() -> None:
+    for small in (Chunked(), Structured(), Full()):  # no size of chunks is small enough for a network like this
+        assert "more than compression = 1" in cast(str, made(small, 3).compression_warning())
     assert cast(str, made(Full(compression=2), 1).compression_warning()).startswith("hypernetwork: 1,664 numbers make")
+    assert made(Full(compression=None), 1).compression_warning() is None
+    for table in (Separate(), Single()):
+        assert made(table, 3).compression >= 1
+        assert made(table, 3).compression_warning() is None
+
+
+@pytest.mark.parametrize("kind", [Chunked, Structured])
+@pytest.mark.parametrize("wanted", [0.3, 1.0, None])
+def test_chunks_of_no_given_size_obey_the_compression_that_is_asked_for(
+    kind: type[Piecewise], wanted: float | None
+) -> None:
+    main = convolutional(blocks=[(3, 16), *[(16, 16)] * 6, (16, 32), *[(32, 32)] * 5])
+    hypernet = made(kind(compression=wanted, chunk_dim=8), 1, main=main)
+    assert 0.4 * (wanted or 1.0) < hypernet.compression <= (wanted or 1.0)
+    assert hypernet.compression_warning() is None
+
+
+@pytest.mark.parametrize("kind", [Chunked, Structured])
+def test_chunks_larger_than_what_there_is_to_make_are_refused(kind: type[Piecewise]) -> None:
+    with pytest.raises(
+        OptionsError, match="chunk_size = 10,000,000: larger than the 92 parameters to generate; use a smaller"
+    ):
+        made(kind(10**7), 1)
+    assert made(kind(92), 1).outputs == 184
+    with pytest.raises(
+        OptionsError, match=r"chunk_size = 0: .* greater than 0; leave chunk_size out for its default, None"
+    ):
+        kind(0)
+
+
+@pytest.mark.parametrize("options", [Chunked(30), Structured(), Full(init="hyperfan")])
+def test_a_hypernetwork_of_its_own_for_each_task_is_one_made_alone_and_grows_as_one_made_whole(options: Any) -> None:
+    main, longer = ParameterSpec(network(2)), ParameterSpec(network(4))
+    base = torch.arange(float(longer.numel))
+
+    def each(spec: ParameterSpec) -> Any:
+        return SeparateHypernetworks(options).make(spec, VARIANCES, base[: spec.numel], 0, main.numel)
+
+    grown, whole = each(main), each(longer)
+    grown.add_task()
+    before = grown([0]).detach()
+    grown.grow(longer, base)
+    grown.add_task()
+    for _ in range(2):
+        whole.add_task()
+    assert_same_weights(grown, whole)
+    made_for = whole([1, 0, 1])
+    assert made_for.shape == (3, 2, longer.numel)
+    assert torch.equal(made_for[0], made_for[2])
+    assert not torch.equal(made_for[0], made_for[1])
+    torch.testing.assert_close(made_for[1, :, : main.numel], before[0])
+    assert whole.multiplications(2) == 2 * whole.hypernet(0).multiplications(1)
+    assert whole.compression == pytest.approx(2 * whole.hypernet(0).compression)
+    whole([1]).sum().backward()
+    assert all(parameter.grad is None for parameter in whole.hypernet(0).parameters())
+    assert any(bool(parameter.grad.any()) for parameter in whole.hypernet(1).parameters())
 
 
 # -------------------------------------------------------------------------------------- no hypernetwork

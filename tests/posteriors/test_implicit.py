@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from reverie.nn.hypernetworks import Full
 from reverie.nn.networks import Head, Linear, mlp
 from reverie.nn.optimisers import Adam
 from reverie.nn.parameters import Ensemble, ParameterSpec
+from reverie.options import resolved
 from reverie.posteriors.adversarial import Contrast
 from reverie.posteriors.family import SampledPrior
 from reverie.posteriors.implicit import Implicit
@@ -141,6 +144,15 @@ def test_weights_are_float32_where_a_network_runs_in_bf16() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         weights = posterior.sample(theta, SPEC, noise)
     assert torch.equal(weights, posterior.sample(theta, SPEC, noise))
+
+
+def test_noise_that_is_not_shared_is_drawn_apart_for_generator_and_perturbation() -> None:
+    posterior = Implicit(latent_dim=4, perturbation=0.5, share_noise=False)
+    still = Implicit(latent_dim=4, perturbation=0.0)
+    theta, noise = drawn(posterior, 3)
+    assert noise.shape == (3, 4 + 206)
+    made = still.sample(theta, SPEC, noise[:, :206])  # of which the first four are the generator's
+    torch.testing.assert_close(posterior.sample(theta, SPEC, noise), made + 0.5 * noise[:, 4:])
 
 
 def test_the_noise_is_as_wide_as_asked() -> None:
@@ -364,7 +376,7 @@ def estimated_gradient(posterior: Implicit, rows: Tensor, prior: SampledPrior, r
     estimate = posterior.estimate(THREE, 1.0, Adam(learning_rate=3e-3), CPU, 0)
     for k in range(repeats):
         weights = posterior.sample(theta, THREE, posterior.noise(200, THREE, generator("weights", k)))
-        estimate.term(theta, weights, generator("rest", k), prior).backward()
+        estimate.term(theta, weights, generator("rest", k), prior).value.backward()
     assert theta.grad is not None
     return theta.grad.view(3, 4) / repeats
 
@@ -407,7 +419,7 @@ def test_either_estimator_brings_it_to_an_earlier_posterior(options: dict[str, A
     for step in range(400):
         weights = posterior.sample(theta, THREE, posterior.noise(100, THREE, generator("weights", step)))
         optimiser.zero_grad()
-        estimate.term(theta, weights, generator("rest", step), prior_of(posterior)).backward()
+        estimate.term(theta, weights, generator("rest", step), prior_of(posterior)).value.backward()
         optimiser.step()
     before, after = (float(kl_divergence(exact(rows), exact(OLD))) for rows in (NEW, theta.detach().view(3, 4)))
     assert before > 1.5
@@ -430,9 +442,9 @@ def test_weights_that_were_never_trained_keep_the_first_prior() -> None:
     gradients = []
     for repels in (False, True):
         term = posterior.estimate(THREE, 1.0, Adam(), CPU, 0).term
-        value = term(theta, weights, generator("rest"), prior_of(posterior, trained=trained, repels=repels))
+        value = term(theta, weights, generator("rest"), prior_of(posterior, trained=trained, repels=repels)).value
         gradients.append(torch.autograd.grad(value, weights)[0] * len(weights))
-    entropy = posterior.estimate(THREE, 2.0, Adam(), CPU, 0).term(theta, weights, generator("rest"))
+    entropy = posterior.estimate(THREE, 2.0, Adam(), CPU, 0).term(theta, weights, generator("rest")).value
     plain = torch.autograd.grad(entropy, weights)[0] * len(weights)
     for gradient in gradients:
         torch.testing.assert_close(gradient[:, 1], plain[:, 1], rtol=1e-4, atol=1e-5)
@@ -441,10 +453,86 @@ def test_weights_that_were_never_trained_keep_the_first_prior() -> None:
     assert bool((gradients[0][:, trained] != gradients[1][:, trained]).all())
 
 
+@pytest.mark.parametrize("with_prior", [False, True])
+def test_a_score_that_is_not_to_be_clipped_is_a_share_apart(with_prior: bool) -> None:
+    theta, terms = NEW.flatten()[None], []
+    for clip_score in (True, False):
+        posterior = linear_posterior(stein_samples=20, clip_score=clip_score)
+        weights = posterior.sample(theta, THREE, posterior.noise(20, THREE, generator("weights")))
+        prior = prior_of(posterior) if with_prior else None
+        terms.append(posterior.estimate(THREE, 2.0, Adam(), CPU, 0).term(theta, weights, generator("rest"), prior))
+    together, apart = terms
+    assert together.unclipped is None
+    assert apart.unclipped is not None
+    torch.testing.assert_close(apart.value + apart.unclipped, together.value)
+    expected = (
+        torch.zeros(()) if with_prior else weights.square().sum(dim=1).mean() / 4
+    )  # the score of N(0, 2) is exact
+    torch.testing.assert_close(apart.value, expected)
+
+
+def test_the_loss_of_the_discriminator_is_told() -> None:
+    """At first it cannot tell the samples from their own Gaussian: 2 log 2; with time it can tell them from the prior."""
+    posterior = linear_posterior(estimator="adversarial", discriminator_batch=64, contrast_samples=0)
+    estimate = posterior.estimate(THREE, 1e-4, Adam(learning_rate=1e-2), CPU, 0)
+    theta, losses = NEW.flatten()[None], []
+    for step in range(40):
+        weights = posterior.sample(theta, THREE, posterior.noise(8, THREE, generator("weights", step)))
+        found = estimate.term(theta, weights, generator("rest", step)).losses
+        assert found is not None
+        assert not found["discriminator"].requires_grad
+        losses.append(float(found["discriminator"]))
+    assert losses[0] == pytest.approx(2 * math.log(2), rel=0.3)
+    assert losses[-1] < 0.7 * losses[0]
+
+
 # ---------------------------------------------------------------------------------- options
 
 
+@pytest.mark.parametrize(
+    ("estimator", "options"),
+    [
+        ("adversarial", {"bandwidth": 1.0}),
+        ("adversarial", {"keep": 0.9}),
+        ("adversarial", {"stein_samples": 20}),
+        ("adversarial", {"clip_score": False}),
+        ("stein", {"discriminator": (5,)}),
+        ("stein", {"discriminator_activation": "tanh"}),
+        ("stein", {"batch_stats": True}),
+        ("stein", {"discriminator_steps": 2}),
+        ("stein", {"discriminator_batch": 8}),
+        ("stein", {"contrast_samples": 0}),
+    ],
+)
+def test_options_of_the_other_estimator_are_refused(estimator: Any, options: dict[str, Any]) -> None:
+    ((name, value),) = options.items()
+    other = "stein" if estimator == "adversarial" else "adversarial"
+    with pytest.raises(
+        OptionsError, match=re.escape(f"{name} = {value!r}: concerns estimator = {other!r}; leave it out")
+    ):
+        Implicit(estimator=estimator, **options)
+    assert getattr(Implicit(estimator=other, **options), name) == value  # type: ignore[arg-type]
+
+
+def test_what_a_stream_recommends_for_generators_of_rows_is_not_taken() -> None:
+    """None of the options is an answer: as much noise as weights, all weights made at once."""
+    whole = Implicit(latent_dim=None, hidden=(206,), perturbation=0.0)
+    found = resolved(whole, {"latent_dim": 2, "hidden": (5,), "chunk_size": 7})
+    assert found.get_params() == whole.get_params()
+
+
 def test_contradictions_are_told() -> None:
+    with pytest.raises(
+        OptionsError, match=r"hidden = \(206, 10\): .* no layer may be narrower than the 206 parameters"
+    ):
+        Implicit(latent_dim=None, hidden=(206, 10), perturbation=0.0).theta_spec(SPEC)
+    assert Implicit(latent_dim=None, hidden=(), perturbation=0.0).theta_spec(SPEC).numel == 206 * 207
+    with pytest.raises(
+        OptionsError, match="latent_dim = None and chunk_size = 50: all chunks are made from the same noise"
+    ):
+        Implicit(latent_dim=None, hidden=(206,), perturbation=0.0, chunk_size=50)
+    with pytest.raises(OptionsError, match="share_noise = False: there is no perturbation to share it with"):
+        Implicit(perturbation=0.0, share_noise=False)
     with pytest.raises(OptionsError, match="set perturbation = 0"):
         Implicit(latent_dim=None)
     with pytest.raises(OptionsError, match="latent_dim = 300"):

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from reverie import dreams
 from reverie.generators.lgaa import AdversarialAutoencoder
 from reverie.learners import LGAA
-from reverie.probes.dreams import Dreams, fixed_rows
+from reverie.probes.dreams import Dreams, _lost, fixed_rows
 from tests.test_dreams import stream
 from tests.tiny import Trained, train
 
@@ -49,6 +50,20 @@ def test_pictures(trained: tuple[Trained, Path]) -> None:
         "task-2-generated-samples.png": (10, 6),
         "task-2-reconstructions.png": (10, 4),
     }
+
+
+def test_numbers(trained: tuple[Trained, Path]) -> None:
+    found = [line["numbers"] for line in trained[0].lines if line["kind"] == "finding" and line["probe"] == "dreams"]
+    x = torch.cat([test.rows.take(torch.arange(24)).x for test in stream().tests])
+    assert found[-1]["active_units"] == dreams.health(trained[0].learner.model, x).active_units
+    assert set(found[0]) == {"active_units", "critic_gap"}
+
+
+def test_a_critic_that_has_lost_is_told() -> None:
+    task = stream()[1]
+    (warning,) = _lost(task, -0.25, steps=200)
+    assert warning.startswith("task 'task 2': the critic of the autoencoder scores samples above real images (by 0.25)")
+    assert _lost(task, -0.25, steps=199) == _lost(task, 0.0, steps=500) == ()
 
 
 def test_it_changes_nothing(trained: tuple[Trained, Path]) -> None:

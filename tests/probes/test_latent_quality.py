@@ -200,6 +200,48 @@ def test_principal_components_are_those_of_the_singular_value_decomposition(shap
     assert principal_components(x, 99)[1].shape[1] == min(shape[0] - 1, shape[1])
 
 
+def from_tasks(stream: ArrayStream, shift: float) -> Any:
+    """Copies of the test rows of each task in turn, those of task 1 moved."""
+    learner = copying(stream, 2)
+    parts = [test.rows.take(torch.arange(len(test.rows))) for test in stream.tests]
+
+    def sample(n: int, rng: torch.Generator, classes: Tensor) -> Batch:
+        origins = torch.arange(n) % 3
+        x = torch.stack(
+            [
+                parts[t].x[(parts[t].y == c).nonzero().flatten()[k // 3 % int((parts[t].y == c).sum())]]
+                + shift * (t == 1)
+                for k, (t, c) in enumerate(zip(origins.tolist(), classes.tolist(), strict=True))
+            ]
+        )
+        return Batch(x, classes, origins, torch.full((n,), 1 / n))
+
+    learner.model.sample = sample
+    return learner
+
+
+def test_rows_of_a_class_are_told_apart_by_their_tasks() -> None:
+    stream = tiny_stream("domain", rows=120)
+    numbers: Any = LatentQuality()(from_tasks(stream, 9.0), stream, stream[2], Randomness(0)).numbers
+    assert numbers["origin_tasks"] == [0, 0, 1, 1, 2, 2]
+    assert numbers["origin_classes"] == [0, 1] * 3
+    assert min(numbers["origin_rows"]) >= 6
+    for name in ("precision", "recall", "coverage"):
+        assert numbers[f"origin_{name}"][2:4] == [0, 0]
+        assert min(numbers[f"origin_{name}"][i] for i in (0, 1, 4, 5)) > 0.6
+    far = numbers["origin_frechet"]
+    assert min(far[2:4]) > 100 * max(far[i] for i in (0, 1, 4, 5))
+    # A generator that does not know the task of its rows says 0 for all.
+    assert "origin_tasks" not in LatentQuality()(copying(stream, 2), stream, stream[2], Randomness(0)).numbers
+
+
+def test_the_tasks_that_rows_are_told_apart_by_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latent_quality, "ORIGINS", 2)
+    stream = tiny_stream("domain", rows=120)
+    numbers: Any = LatentQuality()(from_tasks(stream, 0.0), stream, stream[2], Randomness(0)).numbers
+    assert numbers["origin_tasks"] == [0, 0, 2, 2]
+
+
 # ------------------------------------------------------------------------------------------ on learners
 
 METHODS = {
@@ -219,6 +261,8 @@ def test_on_a_real_learner_nothing_moves_and_the_same_is_found_again(method: str
     run = train(METHODS[method](), stream)
     found = [finding for finding in run.result["findings"] if finding["probe"] == "latent-quality"]
     assert [finding["task"] for finding in found] == [0, 1, 2]
+    told = scenario == "domain" and method.startswith("densities")
+    assert ["origin_tasks" in finding["numbers"] for finding in found] == [False, told, told]
     for name in ("precision", "recall", "coverage", "train_on_generated", "train_on_real"):
         assert all(0 <= value <= 1 for finding in found for value in finding["numbers"][name])
     (probe,) = [probe for probe in run.learner.probes() if probe.name == "latent-quality"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -159,6 +161,21 @@ def test_a_budget_too_small_for_the_stream_is_refused(unit: Any, budget: int, fi
     message = f"budget = {budget} {unit}: holds {fits} rows, fewer than the 6 classes of this stream; raise it"
     with pytest.raises(OptionsError, match=message):
         buffer(unit=unit, budget=budget)
+
+
+@pytest.mark.parametrize("value_range", [(-math.inf, math.inf), (0.0, math.inf)])
+def test_a_budget_for_latents_counts_floats_from_the_start(value_range: tuple[float, float]) -> None:
+    """Latents are no bytes: 4 of 4 bytes each, a label and a task number are 32."""
+    latents = replace(spec(), value_range=value_range)
+    with pytest.raises(OptionsError, match=r"budget = 191 bytes: holds 5 rows, fewer than the 6 classes"):
+        Buffer(unit="bytes", budget=191).build(latents, Randomness(0))
+    made = Buffer(unit="bytes", budget=192)
+    made.build(latents, Randomness(0))
+    add(made, 0, rows(0))  # bytes after all
+    assert made.x.dtype == torch.float32
+    assert made.num_bytes() == 192
+    Buffer(unit="bytes", budget=6 * 20).build(spec(), Randomness(0))
+    Buffer(unit="bytes", budget=6 * 24, encoding="float16").build(latents, Randomness(0))
 
 
 # -------------------------------------------------------------------------------------------- strategies

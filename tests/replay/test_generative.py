@@ -142,6 +142,31 @@ def test_a_conditional_generator_is_asked_for_seen_classes_alike_often() -> None
     assert (counts[:2] / 1000 - 0.5).abs().max() < 5 * (0.25 / 1000) ** 0.5
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [1 / 3, 1 / 3, 1 / 3]),
+        ({"allocation": "recency", "class_balanced": False}, [1 / 6, 1 / 6, 2 / 3]),
+        ({"allocation": "proportional", "class_balanced": False}, [0.5, 0.25, 0.25]),
+        ({"window": 1}, [0.0, 0.0, 1.0]),
+    ],
+)
+def test_classes_are_asked_for_as_often_as_the_densities_say(options: dict[str, Any], expected: list[float]) -> None:
+    """Classes 0 and 1 are of the first task, class 2 of the second."""
+    rng = Randomness(0)
+    solver, model = MLP(hidden=(5,)), Densities(Gaussian("diagonal"), **options)
+    solver.build(SPEC, rng, CPU)
+    model.build(SPEC, rng, CPU)
+    for task, y in ((0, torch.tensor([0, 0, 1]).repeat(10)), (1, torch.full((10,), 2))):
+        x = torch.rand(len(y), 6, generator=torch.Generator().manual_seed(0))
+        model.fit(TensorRows(x, y, torch.full_like(y, task)))
+    made = Scholar(solver, model, rng, 4)
+    made.begin_task(Labelling("condition", torch.arange(3), answer("hard")))
+    drawn = made.draw(600, torch.Generator().manual_seed(1)).y
+    assert drawn is not None
+    torch.testing.assert_close(torch.bincount(drawn, minlength=3) / 600, torch.tensor(expected), atol=0.05, rtol=0)
+
+
 @pytest.mark.parametrize("source", ["solver", "condition", "agreement"])
 def test_weights_sum_to_one(source: str) -> None:
     made = scholar(source=source, conditional=True)

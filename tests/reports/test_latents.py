@@ -75,6 +75,30 @@ def test_tables_are_means_over_seeds_by_the_users_labels(write_latent_run: Write
     assert len(by_task["2"]) == len(latents.MEASURES) == len(NAMES)
 
 
+def test_where_classes_are_met_again_there_is_a_table_by_the_task_of_the_rows(
+    write_latent_run: Write, tmp_path: Path
+) -> None:
+    cells = {"origin_tasks": [0.0, 0.0, 1.0], "origin_classes": [0.0, 1.0, 1.0], "origin_rows": [9.0] * 3}
+    folders = []
+    for seed in (0, 1):
+        values = {f"origin_{name}": [0.1 + 0.2 * seed, 0.3 + 0.2 * seed, 0.8] for name in NAMES[:5]}
+        finding = {"task": 1, "probe": "latent-quality", "numbers": {**numbers([0, 1], 0.4), **cells, **values}}
+        folders.append(write_latent_run("ab"[seed], seed, findings=[finding]))
+    (group,) = group_runs([read_run(folder) for folder in folders])
+    found = latents.quality(group)
+    assert found is not None
+    assert [(name, row[1]) for name, row in found.by_origin] == [("1", "30.0 ± 10.0 %"), ("2", "80.0 ± 0.0 %")]
+    assert [(name, row[1]) for name, row in found.by_cell] == [
+        ("1, cat", "20.0 ± 10.0 %"),
+        ("1, dog", "40.0 ± 10.0 %"),
+        ("2, dog", "80.0 ± 0.0 %"),
+    ]
+    assert found.by_cell[0][1][5:] == ("–", "–")
+    text = write_report(folders, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "By the task that rows are of, after task 2, mean over classes." in text
+    assert "3 classes of tasks" in text
+
+
 def test_a_class_that_was_not_measured_is_a_gap(write_latent_run: Write) -> None:
     finding = {"task": 1, "probe": "latent-quality", "numbers": numbers([0, 3], 0.4)}
     folders = [write_latent_run("a"), write_latent_run("b", 1, findings=[finding])]

@@ -75,10 +75,10 @@ def test_torchvision_weights_are_taken_below_the_cut(tmp_path: Path) -> None:
     save_file(given, path)
     learner = FrozenBackbone(StreamingLDA(), backbone=AlexNet(side=63), frozen="from-start", weights=str(path))
     learner.build(spec(), Randomness(0), CPU)
-    features = learner.whole.module.encoder[1]
+    frozen = learner.below.module.state_dict()
     for place, *_ in LAYERS:
-        assert torch.equal(features[place].weight, given[f"features.{place}.weight"])
-        assert torch.equal(features[place].bias, given[f"features.{place}.bias"])
+        assert torch.equal(frozen[f"1.{place}.weight"], given[f"features.{place}.weight"])
+        assert torch.equal(frozen[f"1.{place}.bias"], given[f"features.{place}.bias"])
     assert learner.latent_spec.input_shape == (2304,)
 
 

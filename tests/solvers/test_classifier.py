@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from reverie.checks import OptionsError
 from reverie.device import CPU, Device
+from reverie.nn.hypernetworks import Activation
 from reverie.nn.optimisers import SGD, Adam
 from reverie.seeding import Randomness
 from reverie.solvers import CNN, MLP, SOLVERS, AlexNet, Classifier, ConvStack, Module, ResNet, WideResNet, cuts
@@ -100,6 +101,22 @@ def test_the_mlp_takes_inputs_of_any_shape() -> None:
         solver = MLP(hidden=(4,))
         solver.build(spec(shape=shape), Randomness(0), CPU)
         assert solver.scores(torch.rand(3, *shape)).shape == (3, 4)
+
+
+@pytest.mark.parametrize("activation", ["relu", "sigmoid", "tanh"])
+def test_the_mlp_has_the_activation_that_is_asked_for(activation: Activation) -> None:
+    """After each hidden layer; the weights begin the same whichever it is."""
+    solver, usual = MLP(hidden=(9, 7), activation=activation), MLP(hidden=(9, 7))
+    for each in (solver, usual):
+        each.build(spec(), Randomness(0), CPU)
+    made = weights(solver)
+    assert same(made, weights(usual))
+    x = rows().x
+    h = x.flatten(1)
+    for layer in (0, 2):
+        h = getattr(torch, activation)(h @ made[f"encoder.1.{layer}.weight"].T + made[f"encoder.1.{layer}.bias"])
+    torch.testing.assert_close(solver.scores(x), h @ made["head.weight"].T + made["head.bias"])
+    assert torch.equal(solver.scores(x), usual.scores(x)) == (activation == "relu")
 
 
 @pytest.mark.parametrize("name", ["cnn", "conv-stack", "resnet", "wide-resnet"])
@@ -327,3 +344,31 @@ def test_a_frozen_solver_of_regression_has_the_same_loss() -> None:
     solver, batch = linear(2)
     solver.step(batch)
     assert torch.equal(solver.frozen().loss(batch)["nll"], solver.loss(batch)["nll"])
+
+
+# ------------------------------------------------------------------------------------------------------ how weights start
+
+
+@pytest.mark.parametrize("solver", [MLP(hidden=(300, 200), init="xavier"), CNN(init="xavier")], ids=["mlp", "cnn"])
+def test_xavier(solver: Classifier) -> None:
+    solver.build(spec(10, (1, 28, 28)), Randomness(0), CPU)
+    layers = [part for part in solver.module.encoder.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
+    for weight, bias in [(part.weight.detach(), part.bias) for part in layers] + [
+        (solver.module.head.weight.detach(), solver.module.head.bias)
+    ]:
+        field = weight[0, 0].numel() if weight.dim() == 4 else 1
+        bound = (6 / (field * (weight.shape[0] + weight.shape[1]))) ** 0.5
+        assert bias is not None
+        assert not bias.any()
+        assert 0.97 * bound < float(weight.abs().max()) <= bound
+        assert float(weight.std()) == pytest.approx(bound / 3**0.5, rel=0.1)
+
+
+def test_a_xavier_head_that_grows_keeps_its_bound() -> None:
+    solver = MLP(hidden=(50,), init="xavier")
+    solver.build(spec(2, (4,)), Randomness(0), CPU)
+    old = solver.module.head.weight.detach().clone()
+    solver.grow(4)
+    assert torch.equal(solver.module.head.weight[:2], old)
+    assert 0.8 * (6 / 52) ** 0.5 < float(solver.module.head.weight.detach().abs().max()) <= (6 / 52) ** 0.5
+    assert not solver.module.head.bias.any()

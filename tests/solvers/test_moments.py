@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reverie.checks import OptionsError
-from reverie.solvers.moments import Moments
+from reverie.solvers.moments import Moments, packed, unpacked
 from tests.learners.vectors import class_by_class, shuffled, vectors
 
 KINDS = ("none", "pooled", "each")
@@ -104,7 +104,30 @@ def test_state_and_bytes(kind: str) -> None:
     moments = added(kind, x, y, 50)
     copy = Moments(7, 4, kind)  # type: ignore[arg-type]
     copy.load(moments.state())
+    for saved, again in zip(moments.state().values(), copy.state().values(), strict=True):
+        assert torch.equal(saved, again)
+    same(copy, moments)
+    old = {**moments.state(), "scatter": moments.scatter}  # as folders from before triangles were saved have it
+    copy.load(old)
     same(copy, moments, 0)
     copy.add(x, y)
     assert float(moments.counts.sum()) == len(y)  # the copy has its own
     assert moments.num_bytes() == 8 * (4 + 28 + {"none": 0, "pooled": 28, "each": 4 * 28}[kind])
+    assert moments.num_bytes() == sum(tensor.numel() * tensor.element_size() for tensor in moments.state().values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_classes_at_other_places(kind: str) -> None:
+    x, y = vectors()
+    places = torch.tensor([2, 5, 0, 1])
+    same(added(kind, x, y, 50).placed(places, 6), added(kind, x, places[y], 50, outputs=6))
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (3, 4, 4), (1, 1)])
+def test_a_triangle_holds_a_symmetric_matrix(shape: tuple[int, ...]) -> None:
+    symmetric = torch.randn(shape, dtype=torch.float64)
+    symmetric = symmetric + symmetric.mT
+    triangle = packed(symmetric)
+    assert triangle.shape == (*shape[:-2], shape[-1] * (shape[-1] + 1) // 2)
+    assert torch.equal(triangle, symmetric[(..., *torch.tril_indices(shape[-1], shape[-1]))])
+    assert torch.equal(unpacked(triangle, shape[-1]), symmetric)

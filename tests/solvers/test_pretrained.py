@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,15 +71,41 @@ def test_weights_of_another_program(tmp_path: Path) -> None:
     save_file(built(seed=1).module.state_dict(), tmp_path / "w.safetensors")
     pretrained = read_pretrained(tmp_path / "w.safetensors")
     pretrained.load_into(built())
-    assert pretrained.overlap(SPEC, {}) is None
+    assert "w.safetensors': the file does not say on which classes they were trained" in (
+        pretrained.overlap(SPEC, {}) or ""
+    )
 
 
 def test_overlap_of_data_and_of_classes(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     same = read_pretrained(written(path, stream="split-mnist", classes=["0", "1"], data={"mnist": "abc"}))
     assert "the very data" in (same.overlap(SPEC, {"digits": "abc"}) or "")
-    assert same.overlap(SPEC, {"digits": "xyz"}) is None  # digits 0 and 1 are numbers, not names
+    assert same.overlap(SPEC, {"zoo": "xyz"}) is None  # digits 0 and 1 are numbers, not names
     named = read_pretrained(written(path, stream="zoo", classes=["cat", "dog"], data={"zoo": "1"}))
     spec = tiny_stream().spec
     cats = type(spec)(**{**vars(spec), "classes": ("cat", "bird")})
     assert "shares classes with this stream (cat)" in (named.overlap(cats, {"other": "2"}) or "")
+
+
+@pytest.mark.parametrize(
+    ("trained", "shown", "shared"),
+    [
+        ("mnist", "digits", True),
+        ("mnist", "usps", True),
+        ("mnist", "svhn", True),
+        ("mnist", "mnist", True),
+        ("kmnist", "kmnist-7000", True),
+        ("mnist", "kmnist", False),
+        ("fashion-mnist", "mnist", False),
+        ("task 1", "task 1", False),
+    ],
+)
+def test_numbers_for_names_are_the_same_classes_within_a_family(
+    tmp_path: Path, trained: str, shown: str, shared: bool
+) -> None:
+    path = written(tmp_path / "w.safetensors", stream="split", classes=["0", "1"], data={trained: "abc"})
+    spec = replace(SPEC, classes=("1", "2"))
+    message = read_pretrained(path).overlap(spec, {shown: "xyz"})
+    assert (message is not None) == shared
+    assert not shared or "shares classes with this stream (1): accuracies are flattered" in message
+    assert read_pretrained(path).overlap(replace(SPEC, classes=("2", "3")), {shown: "xyz"}) is None

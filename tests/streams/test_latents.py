@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -81,7 +84,7 @@ def test_what_reads_the_store_cannot_change_it(tmp_path: Path, monkeypatch: pyte
 def test_a_store_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("REVERIE_LATENTS", str(tmp_path / "file"))
-    with pytest.raises(StorageError, match=r"cannot keep latents in .*file, which REVERIE_LATENTS names"):
+    with pytest.raises(StorageError, match=r"cannot keep 36 bytes of latents in .*file, which REVERIE_LATENTS names"):
         read(LatentRows(rows_of(3), Counted(), (3,), 1 << 20, name="a"))
     monkeypatch.setenv("REVERIE_LATENTS", str(tmp_path / "store"))
     read(LatentRows(rows_of(3), Counted(), (3,), 1 << 20, name="a"))
@@ -89,6 +92,45 @@ def test_a_store_that_cannot_be_used_is_named(tmp_path: Path, monkeypatch: pytes
     kept.write_bytes(kept.read_bytes()[:-4])
     with pytest.raises(StorageError, match=r"npy does not hold latents .* delete it"):
         read(LatentRows(rows_of(3), Counted(), (3,), 1 << 20, name="a"))
+
+
+@pytest.mark.parametrize("store", [False, True])
+def test_a_full_disk_is_an_error_before_anything_is_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: bool
+) -> None:
+    """A mapped file whose room is not taken beforehand would kill the process instead."""
+
+    def full(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    if store:
+        monkeypatch.setenv("REVERIE_LATENTS", str(tmp_path))
+    encode = Counted()
+    rows = LatentRows(rows_of(100), encode, (3,), memory_limit=1199, name="a")
+    remedy = "make room there, or unset it" if store else "name another folder with TMPDIR"
+    with pytest.raises(
+        StorageError, match=rf"cannot keep 1,200 bytes of latents in {tmp_path}.*No space left.*{remedy}"
+    ):
+        read(rows)
+    assert encode.rows == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_room_of_a_file_is_taken_before_it_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    real = os.posix_fallocate
+
+    def fallocate(descriptor: int, offset: int, size: int) -> None:
+        real(descriptor, offset, size)
+        taken.append(os.fstat(descriptor).st_blocks * 512)
+
+    monkeypatch.setattr(os, "posix_fallocate", fallocate)
+    rows = LatentRows(rows_of(CHUNK), Counted(), (3,), memory_limit=0)
+    read(rows)
+    assert taken
+    assert taken[0] >= rows.num_bytes()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,21 @@ def test_images_of_a_sequence_are_brought_to_one_size() -> None:
     stream = Sequence(datasets=("digits", "digits"), size=12).build("class", 0)
     assert stream.spec.input_shape == (1, 12, 12)
     assert stream[1].train.take(torch.arange(3)).x.shape == (3, 1, 12, 12)
+
+
+def test_grey_images_are_copied_to_as_many_channels_as_are_asked_for() -> None:
+    plain, wide = (Sequence(datasets=("digits",), channels=count).build("class", 0) for count in (None, 3))
+    assert (plain.spec.input_shape, wide.spec.input_shape) == ((1, 8, 8), (3, 8, 8))
+    assert torch.equal(everything(wide[0].train), everything(plain[0].train).expand(-1, 3, -1, -1))
+
+
+def test_colour_images_keep_their_channels(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = load("digits")
+    colour = replace(digits, x_train=digits.x_train.repeat(3, 1), x_test=digits.x_test.repeat(3, 1))
+    monkeypatch.setattr("reverie.streams.sources.load", lambda name, data_dir: colour)
+    with pytest.raises(OptionsError, match=r"channels = 1: digits has 3, and only grey images can be given others"):
+        Sequence(datasets=("digits",), channels=1).build("class", 0)
+    assert Sequence(datasets=("digits",), channels=3).build("class", 0).spec.input_shape == (3, 8, 8)
 
 
 def test_resizing() -> None:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from reverie.checks import DataError
 from reverie.streams import Stream
 from reverie.streams.stream import stratified
-from reverie.types import Recommended, Rows, Scenario
+from reverie.types import UNKNOWN, Recommended, Rows, Scenario
 
 RNG = np.random.default_rng(0)
 
@@ -185,6 +185,64 @@ def test_stratified_splits_are_whole_disjoint_and_leave_every_class_a_row(
         assert out >= (size > 1)
         assert abs(out - size * fraction) <= 1
     assert (kept.tolist(), held.tolist()) == tuple(part.tolist() for part in stratified(y, fraction, seed))
+
+
+# --------------------------------------------------------------------------------- rows without label
+
+
+@pytest.mark.parametrize(("marker", "labels"), [(-1, [0, 1, -1]), ("?", ["ant", "bee", "?"])])
+def test_rows_without_label_are_of_no_class(marker: Any, labels: list[Any]) -> None:
+    data = [arrays(labels), arrays(labels[:2])]
+    stream = Stream.from_arrays(data, "domain", unlabelled=marker, validation_fraction=0.25)
+    assert stream.spec.classes == tuple(labels[:2])
+    first = stream[0].train
+    assert torch.bincount(first.labels + 1).tolist() == [10, 6, 6]  # none of the ten is held out
+    truth = {tuple(row.tolist()): label for row, label in zip(*data[0], strict=True)}
+    assert {truth[key] for key, c in zip(keys(first), first.labels.tolist(), strict=True) if c == UNKNOWN} == {marker}
+    for held in (stream.tests[0].rows, stream[0].validation):
+        assert held is not None
+        assert set(held.labels.tolist()) == {0, 1}
+    batch = first.take(torch.arange(len(first)))
+    assert batch.y is not None
+    assert torch.equal(batch.y, first.labels)
+    undeclared = Stream.from_arrays(data[:1], "domain")
+    assert len(undeclared.spec.classes) == 3
+
+
+def test_classes_of_rows_without_label_are_those_of_the_test_rows() -> None:
+    stream = Stream.from_arrays([(*arrays([-1]), *arrays([4, 5]))], unlabelled=-1)
+    assert stream.spec.classes == (4, 5)
+    assert set(stream[0].train.labels.tolist()) == {UNKNOWN}
+    assert set(stream.tests[0].rows.labels.tolist()) == {0, 1}
+
+
+def test_data_sets_with_rows_without_label() -> None:
+    def dataset(labels: list[int]) -> Any:
+        return [(torch.rand(3), label) for label in labels]
+
+    stream = Stream.from_datasets([(dataset([7, -1, 8]), dataset([7, 8]))], unlabelled=-1)
+    assert stream[0].train.labels.tolist() == [0, UNKNOWN, 1]
+
+
+def test_one_more_task_with_rows_without_label() -> None:
+    first = Stream.from_arrays([arrays(["a", "b"])])
+    longer = Stream.continued(first.spec, arrays(["b", "c", ""]), unlabelled="")
+    assert longer.spec.classes == ("a", "b", "c")
+    assert set(longer[1].train.labels.tolist()) == {1, 2, UNKNOWN}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "marker", "message"),
+    [
+        ([arrays([0, -1])], "-1", r"unlabelled = '-1': no training row has this label \(a number is not the same as"),
+        ([arrays([0, 1])], -1, r"unlabelled = -1: no training row has this label"),
+        ([arrays([-1])], -1, r"task 'task 1': no row has a label; label some, or give labelled test rows"),
+        ([(*arrays([0, -1]), *arrays([0, -1]))], -1, r"task 'task 1': test rows without label \(-1\)"),
+    ],
+)
+def test_mistakes_with_rows_without_label(tasks: Any, marker: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        Stream.from_arrays(tasks, unlabelled=marker)
 
 
 # ------------------------------------------------------------------------------------------- merged

@@ -46,6 +46,9 @@ class Live:
         elif self.row is not None:
             self.bar.update(self.row, what=f"after task {task + 1}")
 
+    def warned(self, message: str) -> None:
+        self.console.print(f"warning: {self.title}: {message}", style="yellow", highlight=False, markup=False)
+
 
 def make_progress(console: Console) -> Progress:
     return Progress(

@@ -40,7 +40,8 @@ def dream(
     domain: Annotated[
         list[str] | None, typer.Option(help="domains (tasks) by number, from 0, or name; those to translate into")
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=2, help="images of a strip")] = None,
+    steps: Annotated[int | None, typer.Option(min=2, help="images of a strip; updates of the judge")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="rows an update of the judge")] = None,
     temperature: Annotated[
         float | None, typer.Option(min=0, help="deviation of sampled codes in that of the prior")
     ] = None,
@@ -66,7 +67,9 @@ def dream(
         return
     if feature not in FEATURES:
         raise OptionsError(f"{feature!r}: no such feature; {nearest(feature, FEATURES)}")
-    options = Options(seed, n, classes or None, domain or None, steps, temperature, path, method, images, data_dir)
+    options = Options(
+        *(seed, n, classes or None, domain or None, steps, batch_size, temperature, path, method, images, data_dir)
+    )
     _check(feature, options)
     trained, model = _loaded(run)
     place = out or run / "samples" / f"dream-{feature}.png"

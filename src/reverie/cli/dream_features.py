@@ -16,9 +16,11 @@ from reverie import dreams
 from reverie.checks import DataError, OptionsError, Problems, StorageError, nearest
 from reverie.cli.predict_command import read_inputs
 from reverie.experiments.config import RunConfig
+from reverie.experiments.judging import judge_run
 from reverie.experiments.runs import Run, checked_inputs, stream_of
 from reverie.generators.lgaa import AdversarialAutoencoder
-from reverie.reports.dream_figures import histograms, scatter
+from reverie.probes.judge import BATCH, STEPS
+from reverie.reports.dream_figures import confusions, histograms, scatter
 from reverie.reports.grids import Block, draw_grid
 from reverie.reports.words import listed, number, percent, plural
 from reverie.types import Stream
@@ -36,6 +38,7 @@ class Options:
     classes: Sequence[str] | None
     domain: Sequence[str] | None
     steps: int | None
+    batch_size: int | None
     temperature: float | None
     path: str | None
     method: str | None
@@ -114,7 +117,7 @@ class Dreamer:
             return [Images(file.name, x[:n])]
         found = []
         wanted = self.chosen_domains()
-        for test in self._stream().tests:
+        for test in self.stream().tests:
             if test.head not in wanted:
                 continue
             labels = test.rows.labels
@@ -134,11 +137,13 @@ class Dreamer:
         """Whether the stream was given from Python, so that its images cannot be read again."""
         return "given" in self.run.config["stream"]
 
-    def _stream(self) -> Stream:
+    def stream(self) -> Stream:
+        """Made again, its tasks apart even where they were learnt at once."""
         config = self.run.config
         if self.from_python:
             raise OptionsError(
-                f"{self.run.folder}: its stream was given from Python, so its images cannot be read again; give some with --images FILE.npy"
+                f"{self.run.folder}: its stream was given from Python, so its images cannot be read again; give some with --images FILE.npy, where "
+                "the feature takes them"
             )
         values = {name: config[name] for name in ("stream", "scenario", "seed", "data_dir")}
         if self.options.data_dir is not None:
@@ -167,6 +172,7 @@ class Dreamer:
         """What is shown, and of which run: stream, tasks, seed, size of the networks, budget."""
         run, learner = self.run, self.run.config["learner"]
         learnt, tasks = len(dreams.learnt_domains(self.model)), len(self.domains)
+        stopped = "" if run.result["status"] == "complete" else ", stopped on the way"
         if learner.get("steps"):
             budget = f"{plural(learner['steps'], 'step')} a task"
         elif learner.get("epochs"):
@@ -174,8 +180,8 @@ class Dreamer:
         else:
             budget = plural(run.result["cost"]["steps"], "step")
         return (
-            f"{what} Run: {run.result['learner']} on {run.spec.name} ({run.spec.scenario}-incremental), {learnt} of {plural(tasks, 'task')} learnt, "
-            f"seed {run.config['seed']}, networks {self.model.chosen!r}, {budget}; drawn with seed {self.options.seed}."
+            f"{what} Run: {run.result['learner']} on {run.spec.name} ({run.spec.scenario}-incremental), {learnt} of {plural(tasks, 'task')} learnt"
+            f"{stopped}, seed {run.config['seed']}, networks {self.model.chosen!r}, {budget}; drawn with seed {self.options.seed}."
         )
 
 
@@ -384,6 +390,28 @@ def novelty(asked: Dreamer) -> Dreamt:
     return Dreamt(histograms(values, asked.caption(what)), numbers, said)
 
 
+def judge(asked: Dreamer) -> Dreamt:
+    """what a classifier of all real training rows sees in what was generated and rehearsed; trains one, and writes judge.json"""
+    options = asked.options
+    steps, batch_size = options.steps or STEPS, options.batch_size or BATCH
+    found = judge_run(
+        asked.run, asked.stream(), steps=steps, batch_size=batch_size, n=options.n or ROWS, seed=options.seed
+    )
+    labels = [(domain, asked.classes[c]) for domain, c in found.judge.pairs.tolist()]
+    titles = {"generated": "generated", "next": "replay of a next task", "replay": "replay of the last task"}
+    tables = {titles[name]: judgement.counts.numpy() for name, judgement in found.found.items()}
+    accuracy = found.numbers["judge"]["accuracy"]
+    said = [f"the judge is right on {percent(each['class'])} of {name}" for each, name in zip(accuracy, asked.domains)]
+    for name, judgement in found.found.items():
+        shares = judgement.numbers["as_asked"]
+        said.append(
+            f"{titles[name]}: {percent(shares['class'])} of the class asked for, {percent(shares['domain'])} of the domain"
+        )
+    what = "Judged by a classifier of the real training rows: a row what was asked for, a column what is seen; darker is more."
+    numbers = {name: value for name, value in found.numbers.items() if name != "schema"}
+    return Dreamt(confusions(tables, labels, asked.domains, asked.caption(what)), numbers, "; ".join(said))
+
+
 @dataclass(frozen=True)
 class Feature:
     """make: what is shown. options: those that it takes, beside --out, --seed and --json."""
@@ -403,6 +431,7 @@ FEATURES: Mapping[str, Feature] = {
     "cluster": Feature(cluster, REAL),
     "embed": Feature(embed, (*REAL, "method")),
     "novelty": Feature(novelty, REAL),
+    "judge": Feature(judge, ("n", "steps", "batch_size", "data_dir")),
 }
 
 

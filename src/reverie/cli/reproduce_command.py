@@ -9,12 +9,15 @@ from typing import Annotated
 
 import typer
 
-from reverie.checks import OptionsError, nearest
+from reverie.checks import OptionsError, Problems, nearest
 from reverie.cli.arguments import make_app, several
+from reverie.experiments.conditions import Result
 from reverie.experiments.published import GROUPS, TABLES
-from reverie.experiments.tables import SCENARIOS, read_results, table_markdown, write_section
+from reverie.experiments.tables import SCENARIOS, PublishedTable, read_results, table_markdown, write_section
 from reverie.experiments.tables import reproduce as run_table
 from reverie.reports.ablations import draw_ablation
+from reverie.reports.discrepancy import draw_discrepancy
+from reverie.reports.side_by_side import draw_side_by_side
 
 
 def prepare(words: Sequence[str]) -> list[str]:
@@ -49,8 +52,28 @@ def reproduce(
         return
     if table not in {**TABLES, **GROUPS}:
         raise OptionsError(f"{table!r}: no such table; {nearest(table, {**TABLES, **GROUPS})}")
-    for name in GROUPS.get(table, (table,)):
+    names = GROUPS.get(table, (table,))
+    _check(table, names, only or (), scenarios or (), seeds or ())
+    for name in names:
         _one(name, out, page, only, scenarios, seeds, workers, threads, again, write_only)
+
+
+def _check(
+    asked: str, names: Sequence[str], only: Sequence[str], scenarios: Sequence[str], seeds: Sequence[int]
+) -> None:
+    """Of a group, what is in any of its tables will do. Raises OptionsError."""
+    methods = {method for name in names for method in TABLES[name].entries}
+    known = sorted({seed for name in names for seed in TABLES[name].seeds})
+    problems = Problems()
+    for method in only:
+        problems.check(method in methods, f"--only {method}: no such method in {asked}; {nearest(method, methods)}")
+    for scenario in scenarios:
+        problems.check(
+            scenario in SCENARIOS, f"--scenarios {scenario}: no such scenario; {nearest(scenario, SCENARIOS)}"
+        )
+    for seed in seeds:
+        problems.check(seed in known, f"--seeds {seed}: not a seed of {asked}; it has {', '.join(map(str, known))}")
+    problems.raise_as(OptionsError, "nothing was run")
 
 
 def _one(
@@ -66,15 +89,6 @@ def _one(
     write_only: bool,
 ) -> None:
     chosen = TABLES[table]
-    for name in only or ():
-        if name not in chosen.entries:
-            raise OptionsError(f"--only {name}: no such method in {table}; {nearest(name, chosen.entries)}")
-    for name in scenarios or ():
-        if name not in SCENARIOS:
-            raise OptionsError(f"--scenarios {name}: no such scenario; {nearest(name, SCENARIOS)}")
-    for seed in seeds or ():
-        if seed not in chosen.seeds:
-            raise OptionsError(f"--seeds {seed}: not a seed of {table}; it has {', '.join(map(str, chosen.seeds))}")
     results_file = page.parent / "results" / f"{table}.json"
     if write_only:
         results = read_results(results_file)
@@ -92,12 +106,22 @@ def _one(
             again=again,
             told=lambda line: print(line, flush=True),
         )
-    if chosen.is_ablation:
-        draw_ablation(chosen, results, page.parent / "images" / f"{table}.png")
-    text = table_markdown(table, chosen, results)
+    picture = page.parent / "images" / f"{table}.png"
+    _draw(chosen, results, out / table, picture)
+    text = table_markdown(table, chosen, results, pictured=picture.exists())
     write_section(page, table, text)
     print(text)
     print(f"written to {page}")
+
+
+def _draw(table: PublishedTable, results: Sequence[Result], runs: Path, path: Path) -> None:
+    """Where what it would show is not here, the picture of an earlier time stays."""
+    if table.is_ablation:
+        draw_ablation(table, results, path)
+    elif table.layout.picture == "discrepancy":
+        draw_discrepancy(table, results, path)
+    elif table.layout.picture is not None:
+        draw_side_by_side(table, runs, path)
 
 
 app = make_app(reproduce)

@@ -53,6 +53,8 @@ class Observer(Protocol):
 
     def evaluated(self, task: int, measure: str, values: tuple[float | None, ...]) -> None: ...
 
+    def warned(self, message: str) -> None: ...
+
 
 class Silent:
     def phase_started(self, task: int, tasks: int, name: str, phase: str, steps: int, done: int) -> None: ...
@@ -60,6 +62,8 @@ class Silent:
     def progress(self, step: int, losses: dict[str, float]) -> None: ...
 
     def evaluated(self, task: int, measure: str, values: tuple[float | None, ...]) -> None: ...
+
+    def warned(self, message: str) -> None: ...
 
 
 class Interrupted(ReverieError):
@@ -146,6 +150,9 @@ class Loop:
 
     def _train(self) -> None:
         stream, learner = self.stream, self.learner
+        for message in getattr(learner, "warnings", ()):  # what can be said before the first step
+            self.record.warn(message)
+            self.observer.warned(message)
         if self.cursor == Cursor() and self.settings.evaluate == "all" and self.record.initial is None:
             self.record.add_initial(self._evaluate(-1))
         for number in range(self.cursor.task, len(stream) + 1):

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,8 @@ class Record:
 
     def add_finding(self, task: int, probe: str, finding: Finding) -> None:
         entry = {"task": task, "probe": probe, "numbers": dict(finding.numbers)}
+        if finding.facts:
+            entry["facts"] = dict(finding.facts)
         self.findings.append(entry)
         self._line({"kind": "finding", **entry})
         for message in finding.warnings:
@@ -294,7 +297,13 @@ def _risk(findings: list[dict[str, Any]]) -> dict[str, Any]:
     if not rows:
         return {}
     risk = {kind: [row[f"{kind}_risk"] for row in rows] for kind in ("target", "source")}
-    return {"risk": risk, "discrepancy": [row["discrepancy"] for row in rows]}
+    sums = [None if None in row else sum(row) for row in risk["target"]]
+    errors = metrics.as_matrix(list(zip_longest(*(row["target_mse"] for row in rows)))).T
+    forgotten = metrics.forgetting(-errors)  # how far above its lowest an error is in the end
+    return {
+        "risk": {**risk, "accumulated": sums, "reconstruction_forgetting": forgotten},
+        "discrepancy": [row["discrepancy"] for row in rows],
+    }
 
 
 def save_grid(images: Tensor, path: Path, columns: int = 10) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reverie.checks import DataError, NotReadyError, OptionsError, StorageError
+from reverie.checks import DataError, NotReadyError, OptionsError, Problems, StorageError
 from reverie.device import Device
 from reverie.engine import Cursor, Loop, Observer, Record, checkpoint_state, environment, restore
 from reverie.experiments.config import RunConfig, differences, read_yaml, same_run
@@ -26,7 +26,7 @@ from reverie.options import FROM_PYTHON, Part, from_options, to_options
 from reverie.seeding import Position, Randomness
 from reverie.storage import read_json, write_json
 from reverie.streams import STREAMS, ArrayStream
-from reverie.types import Generator, Learner, Stream, StreamSpec
+from reverie.types import Generator, Label, Learner, Stream, StreamSpec
 
 CHUNK = 2048
 
@@ -108,20 +108,22 @@ class Run:
         y_test: Any = None,
         *,
         name: str | None = None,
+        unlabelled: Label | None = None,
         out: str | Path | None = None,
         observer: Observer | None = None,
     ) -> Run:
         """Learns one more task on top of what the run knows, and returns the run after it; this one is not to be used any more.
 
         x: (N, ...) like the earlier data; y: (N,) labels, old or new, or in regression targets; without test rows a fifth of the rows is held
-        out. out: a new folder (the old one stays as it is). How much of the past survived shows in ``result["findings"]`` (agreement with the
-        former solver on replay) and, where it is low, in ``result["warnings"]``.
+        out. unlabelled: the label of rows whose class is not known. out: a new folder (the old one stays as it is). How much of the past
+        survived shows in ``result["findings"]`` (agreement with the former solver on replay) and, where it is low, in ``result["warnings"]``.
         """
         arrays = (x, y) if x_test is None else (x, y, x_test, y_test)
         given = {"stream": {"name": self.spec.name, "given": "from Python"}, "learner": to_options(self.learner)}
         place = {"device": str(self.device), "precision": self.device.precision, "threads": torch.get_num_threads()}
         config = RunConfig(**{**self.config, **given, **place})
-        stream = ArrayStream.continued(self.spec, arrays, name=name, seed=config.seed)
+        stream = ArrayStream.continued(self.spec, arrays, name=name, seed=config.seed, unlabelled=unlabelled)
+        _check_labels(self.learner, stream)
         self.learner.extend(stream.spec)
         loop = _loop(self.learner, stream, self.rng, self.device, config, observer)
         return _trained(loop, config, Path(out) if out is not None else None, False, Cursor(self.spec.tasks))
@@ -244,6 +246,7 @@ def _made(
             f"learner = {to_options(learner)['name']!r}: learns {' and '.join(kinds)}, and {stream.spec.name} is a stream of "
             f"{stream.spec.kind}; try {able}"
         )
+    _check_labels(learner, stream)
     learner = with_recommended(learner, stream.spec)
     config = replace(config, learner=to_options(learner))
     rng = Randomness(config.seed, device.torch_device)
@@ -264,6 +267,21 @@ def _loop(
         config.settings(),
         observer,
         from_files,
+    )
+
+
+def _check_labels(learner: Any, stream: ArrayStream) -> None:
+    """Raises DataError where rows have no label and the learner needs all of them."""
+    if getattr(learner, "takes_unlabelled", False):
+        return
+    problems = Problems()
+    for task in stream:
+        missing = int((task.train.labels < 0).sum())
+        problems.check(not missing, f"task {task.name!r}: {missing} of {len(task.train)} rows have no label")
+    name = to_options(learner)["name"]
+    problems.raise_as(
+        DataError,
+        f"learner = {name!r} needs a label for every row; label them, leave them out, or learn with lgaa and its option labels_per_class",
     )
 
 
@@ -429,6 +447,7 @@ def clear(folder: Path) -> None:
     """Removes what a run wrote, and nothing else; the config last, so that the rest is never taken for another run's."""
     for name in ("checkpoint", "checkpoint.previous", "checkpoint.next", "arrays", "samples"):
         shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / "judge.json").unlink(missing_ok=True)
     for name in ("result.json", "metrics.jsonl", "report.html", "stream.json", "environment.json", "config.yaml"):
         (folder / name).unlink(missing_ok=True)
 

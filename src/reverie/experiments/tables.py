@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from scipy.stats import spearmanr
 
 from reverie.checks import ReverieError, StorageError
 from reverie.engine import environment
+from reverie.experiments.conditions import VALUES, Condition, Result, judge, mean_and_error, pm
 from reverie.experiments.config import RunConfig
 from reverie.experiments.grid import Cell, run_grid
 from reverie.experiments.presets import PRESETS
@@ -26,53 +27,93 @@ from reverie.storage import SCHEMA, read_json, write_json, write_text
 
 TASK_SUMMARY = ("tgiven_during", "tgiven_final", "tinfer_final", "task_inference_accuracy")
 ERROR_SUMMARY = ("mse_during", "mse_final", "mse_inferred", "nll_final", "coverage_final", "task_inference_accuracy")
+CLUSTERS = "clustering_accuracy"  # what the probe of risk calls it, a number for each domain
 SCENARIOS = ("class", "domain", "task")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of a table: a method, its options, what was published and what is expected of us (average accuracy in %).
+    """One row of a table: a method, its options, and what was published of it.
 
-    stream, variant: of an ablation, whose table has a row for each variant and a column for each stream.
+    published: (mean, standard error) of the average accuracy in % by scenario, or of other values by their name. seeds: so many of the table's;
+    None: all. stream, variant: of an ablation, whose table has a row for each variant and a column for each stream.
     """
 
     title: str
     preset: str
     override: Mapping[str, Any] = field(default_factory=dict)
     scenarios: tuple[str, ...] = SCENARIOS
-    published: Mapping[str, tuple[float, float | None]] = field(
-        default_factory=dict
-    )  # scenario: (mean, standard error)
-    expected: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # scenario: (lowest, highest)
+    published: Mapping[str, tuple[float, float | None]] = field(default_factory=dict)
+    seeds: int | None = None
     stream: str = ""
     variant: str = ""
 
 
 @dataclass(frozen=True)
-class PublishedTable:
-    """reference: of an ablation, for a variant the one to which its gap is measured, on the same latents.
+class Layout:
+    """What a table tells of each entry. columns: names of ``VALUES``; an ablation has its own. about: what they mean. picture, caption: what is
+    drawn beside them."""
 
-    infers_tasks: its methods have a model a task; what is published and expected goes by "given" (the task), by criterion where it is
-    inferred, and by "batches" (inferred by entropy for 100 rows at once). An entry with "one head" infers no task: a single softmax over
-    all classes stands beside the others. predicts_numbers: a table of regression; what is expected goes by "final" (mean squared error), "median"
-    (of it over the seeds) and "found" (share of rows whose task is inferred, %). domains: a table of data sets met one after another; what is
-    expected goes by "first" and "last" (accuracy on the first and the last of them in the end, %), "drop" (of the first since it was learnt),
-    "domain" (the least share of rows of a domain whose domain is found, %) and "error" (of reconstructing the first, over what it was).
-    """
+    columns: tuple[str, ...] = ()
+    about: str = ""
+    picture: Literal["ablation", "planes", "fans", "discrepancy"] | None = None
+    caption: str = ""
+
+
+ROWS = Layout(("accuracy",))
+ABLATION = Layout(picture="ablation")
+TASKS = Layout(
+    ("during", "given", "entropy", "agreement", "batches", "one head", "found"),
+    "TGiven, TInfer: average accuracy, %, with the task given and inferred. In batches: inferred by entropy for 100 rows of one task at once. "
+    "One head: no task is inferred, a single softmax answers over all classes.",
+    "planes",
+    "Which class is answered where, the task inferred by the method's own criterion, after the last task, first seed; the last one is the best "
+    "answer, were each class of each task a Gaussian. Dots: test rows.",
+)
+ERRORS = Layout(
+    ("mse during", "mse final", "mse inferred", "found by agreement", "covered"),
+    "Mean squared error, variance of the prediction included: with the task given, right after it was learnt and after the last one; with the "
+    "task inferred (agreement). Covered: share of targets inside intervals of 95 %.",
+    "fans",
+    "Predictions after the last task, first seed: mean of each model, with bands of one, two and three deviations. Dashed: the truth in each task's "
+    "interval; dots: training rows.",
+)
+DOMAINS = Layout(
+    ("learnt", "first", "last", "average", "domain", "error learnt", "error"),
+    "Accuracy, %: on the first data set right after it was learnt and in the end, on the last in the end, mean over all in the end. Domain: the "
+    "least share of rows of one data set whose data set is found. Error: mean squared error of reconstructing the first, images in [0, 1], right "
+    "after it was learnt and in the end.",
+    "discrepancy",
+    "How far replay lies from the past (discrepancy) against the risk on the past less the risk on its replay: each earlier data set after each "
+    "later one, all runs.",
+)
+
+
+@dataclass(frozen=True)
+class PublishedTable:
+    """conditions: what its results are to show. reference: of an ablation, for a variant the one to which its gap is measured, on the same
+    latents."""
 
     title: str
     source: str
     note: str
     seeds: tuple[int, ...]
     entries: Mapping[str, Entry]
+    conditions: tuple[Condition, ...] = ()
+    layout: Layout = ROWS
     reference: Mapping[str, str] = field(default_factory=dict)
-    infers_tasks: bool = False
-    predicts_numbers: bool = False
-    domains: bool = False
 
     @property
     def is_ablation(self) -> bool:
-        return any(entry.stream for entry in self.entries.values())
+        return self.layout.picture == "ablation"
+
+    @property
+    def scenarios(self) -> list[str]:
+        """Those that its entries are run in."""
+        return [scenario for scenario in SCENARIOS if any(scenario in e.scenarios for e in self.entries.values())]
+
+    def seeds_of(self, entry: str) -> tuple[int, ...]:
+        return self.seeds[: self.entries[entry].seeds]
 
 
 def cells(
@@ -88,15 +129,21 @@ def cells(
     for seed in seeds or table.seeds:
         for name, entry in table.entries.items():
             for scenario in entry.scenarios:
-                if (only and name not in only) or (scenarios and scenario not in scenarios):
+                if seed not in table.seeds_of(name) or (only and name not in only):
+                    continue
+                if scenarios and scenario not in scenarios:
                     continue
                 options = merged(
                     PRESETS[entry.preset].options,
                     {**entry.override, "scenario": scenario, "seed": seed, "threads": threads},
                 )
-                folder = out / scenario / name / f"seed-{seed}"
+                folder = run_folder(out, name, scenario, seed)
                 found.append(Cell(f"{name} {scenario} seed {seed}", RunConfig.from_dict(options), folder))
     return found
+
+
+def run_folder(out: Path, entry: str, scenario: str, seed: int) -> Path:
+    return out / scenario / entry / f"seed-{seed}"
 
 
 def reproduce(
@@ -186,312 +233,6 @@ def _read(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     return [{**found, "digest": today.get(found["digest"], found["digest"])} for found in content["results"]], options
 
 
-def table_markdown(name: str, table: PublishedTable, results: Sequence[Mapping[str, Any]]) -> str:
-    """The table as Markdown: ours (mean and standard error over seeds), published, expected, steps, bytes, seconds."""
-    lines = [
-        f"## {table.title}",
-        "",
-        table.note,
-        "",
-        f"Published: {table.source}. Command: `reverie reproduce {name}`.",
-        "",
-    ]
-    if table.domains:
-        lines += domain_markdown(table, results)
-    elif table.is_ablation:
-        lines += [f"![{table.title}](images/{name}.png)", "", *ablation_markdown(table, results)]
-    elif table.predicts_numbers:
-        lines += error_markdown(table, results)
-    elif table.infers_tasks:
-        lines += task_markdown(table, results)
-    else:
-        lines += rows_markdown(table, results, tuple(table.entries))
-    machines = sorted({f"{r['processor']}, {r['threads']} thread(s) a run, torch {r['torch']}" for r in results})
-    lines += ["", *(f"Measured on: {machine}." for machine in machines)]
-    lines += [
-        "Seconds are wall time of whole runs, evaluation and saving included, several at a time on a machine that did other work too."
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def rows_markdown(table: PublishedTable, results: Sequence[Mapping[str, Any]], entries: Sequence[str]) -> list[str]:
-    """The lines of a Markdown table with some of the entries."""
-    lines = [
-        "| method | scenario | ours, % | seeds | published, % | expected | reached | steps | kept, bytes | seconds a run |"
-    ]
-    lines += ["|---|---|---|---|---|---|---|---|---|---|"]
-    for key in entries:
-        entry = table.entries[key]
-        for scenario in entry.scenarios:
-            mine = [r for r in results if (r["entry"], r["scenario"]) == (key, scenario) and r["seed"] in table.seeds]
-            lines.append("| " + " | ".join(_row(entry, scenario, mine, len(table.seeds))) + " |")
-    return lines
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A variant of an ablation on a stream: a value for each seed, accuracies and gaps in %."""
-
-    accuracy: Sequence[float]
-    learning_accuracy: Sequence[float]
-    gap: Sequence[float]  # reference minus variant, of the seeds that both have
-    persistent_bytes: int
-    seconds: float
-
-
-def measured(table: PublishedTable, results: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], Measured]:
-    """By (variant, stream), in the table's order; what was not run is not there."""
-    by_place = {
-        (entry.variant, entry.stream): {r["seed"]: r for r in results if r["entry"] == key and r["seed"] in table.seeds}
-        for key, entry in table.entries.items()
-    }
-    found = {}
-    for (variant, stream), mine in by_place.items():
-        other = by_place.get((table.reference.get(variant, ""), stream), {})
-        if mine:
-            found[variant, stream] = Measured(
-                [100 * r["average_accuracy"] for r in mine.values()],
-                [100 * r["learning_accuracy"] for r in mine.values()],
-                [100 * (other[s]["average_accuracy"] - r["average_accuracy"]) for s, r in mine.items() if s in other],
-                next(iter(mine.values()))["persistent_bytes"],
-                sum(r["seconds"] for r in mine.values()) / len(mine),
-            )
-    return found
-
-
-def ablation_markdown(table: PublishedTable, results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Two Markdown tables, a row for each variant: accuracy and gap on each stream; learning accuracy, bytes and seconds."""
-    found = measured(table, results)
-    titles = {entry.variant: entry.title for entry in table.entries.values()}
-    streams = list(dict.fromkeys(entry.stream for entry in table.entries.values()))
-    lines = [
-        "Average accuracy after the last task, %, mean ± standard error over seeds; in brackets the generator gap: how far latent replay on the "
-        "same latents is above it.",
-        "",
-        f"| method | {' | '.join(streams)} | seeds |",
-        "|---" * (len(streams) + 2) + "|",
-    ]
-    for variant, title in titles.items():
-        cells = []
-        for stream in streams:
-            one = found.get((variant, stream))
-            gap = f" ({sum(one.gap) / len(one.gap):+.2f})" if one and one.gap else ""
-            cells.append("not run yet" if one is None else f"{_pm(mean_and_error(one.accuracy))}{gap}")
-        seeds = [len(found[variant, stream].accuracy) if (variant, stream) in found else 0 for stream in streams]
-        lines.append(f"| {title} | {' | '.join(cells)} | {min(seeds)}/{len(table.seeds)} |")
-    lines += [
-        "",
-        "Learning accuracy (of each task right after it was learnt), %; bytes kept after the last task; seconds of a run.",
-        "",
-        f"| method | {' | '.join(streams)} | kept, bytes: {', '.join(streams)} | seconds: {', '.join(streams)} |",
-        "|---" * (len(streams) + 3) + "|",
-    ]
-    for variant, title in titles.items():
-        mine = [found.get((variant, stream)) for stream in streams]
-        learning = [_pm(mean_and_error(one.learning_accuracy)) if one else "-" for one in mine]
-        kept = ", ".join(f"{one.persistent_bytes:,}".replace(",", " ") if one else "-" for one in mine)
-        seconds = ", ".join(f"{one.seconds:.0f}" if one else "-" for one in mine)
-        lines.append(f"| {title} | {' | '.join(learning)} | {kept} | {seconds} |")
-    return lines
-
-
-ONE_HEAD = "one head"
-TOLD = ("given", "entropy", "agreement", "batches", ONE_HEAD)
-
-
-def task_markdown(table: PublishedTable, results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A row for each method: accuracy with the task given and inferred, beside what was published and expected; share of rows whose task
-    is found."""
-    lines = [
-        "TGiven, TInfer: average accuracy, %, with the task given and inferred. In batches: inferred by entropy for 100 rows of one task at once. "
-        "One head: no task is inferred, a single softmax answers over all classes.",
-        "",
-        "| method | TGiven, during | TGiven, final | TInfer, entropy | TInfer, agreement | TInfer, in batches | task found, entropy | seeds | "
-        "published | expected | reached | steps | kept, bytes | seconds a run |",
-        "|---" * 14 + "|",
-    ]
-    for key, entry in table.entries.items():
-        one_head = ONE_HEAD in entry.published
-        mine = [r for r in results if r["entry"] == key and r["seed"] in table.seeds and (one_head or r.get("tasks"))]
-        found = {ONE_HEAD: [100 * r["average_accuracy"] for r in mine]} if one_head else _of_tasks(mine)
-        ours = {name: mean_and_error(values) for name, values in found.items() if values}
-        reached = [ours[name][0] >= low for name, (low, _) in entry.expected.items() if name in ours]
-        cells = [_pm(ours.get(name)) for name in ("during", "given", "entropy", "agreement", "batches", "found")]
-        if ONE_HEAD in ours:
-            cells[2] = f"{_pm(ours[ONE_HEAD])} (one head)"
-        cells.append(f"{len(mine)}/{len(table.seeds)}")
-        cells.append(
-            ", ".join(f"{name} {entry.published[name][0]:g}" for name in TOLD if name in entry.published) or "-"
-        )
-        cells.append(", ".join(f"{name} {entry.expected[name][0]:g}" for name in TOLD if name in entry.expected) or "-")
-        cells.append("-" if not reached else "yes" if all(reached) else "no")
-        lines.append("| " + " | ".join([entry.title, *cells, *_costs(mine)]) + " |")
-    return lines
-
-
-def _of_tasks(mine: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """In %, a value for each seed; none where it is not defined."""
-    places: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
-        "during": lambda told: told["tgiven_during"],
-        "given": lambda told: told["tgiven_final"],
-        "entropy": lambda told: told["tinfer_final"].get("entropy"),
-        "agreement": lambda told: told["tinfer_final"].get("agreement"),
-        "batches": lambda told: told["tinfer_final"].get("entropy_in_batches"),
-        "found": lambda told: told["task_inference_accuracy"].get("entropy"),
-    }
-    values = {name: [read(r["tasks"]) for r in mine] for name, read in places.items()}
-    return {name: [100 * value for value in found if value is not None] for name, found in values.items()}
-
-
-def error_markdown(table: PublishedTable, results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Of regression: a row for each method, mean squared errors with the task given and inferred, and share of rows whose task is found."""
-    lines = [
-        "Mean squared error, variance of the prediction included: with the task given, right after it was learnt and after the last one; with the "
-        "task inferred (agreement). Covered: share of targets inside intervals of 95 %.",
-        "",
-        "| method | MSE, during | MSE, final | median | MSE, inferred | task found, % | covered, % | seeds | expected | reached | steps | "
-        "kept, bytes | seconds a run |",
-        "|---" * 13 + "|",
-    ]
-    for key, entry in table.entries.items():
-        mine = [r for r in results if r["entry"] == key and r["seed"] in table.seeds]
-        values = {
-            "during": [r["errors"]["mse_during"] for r in mine],
-            "final": [r["errors"]["mse_final"] for r in mine],
-            "inferred": [(r["errors"]["mse_inferred"] or {}).get("agreement") for r in mine],
-            "found": [(r["errors"]["task_inference_accuracy"] or {}).get("agreement") for r in mine],
-            "covered": [r["errors"]["coverage_final"] for r in mine],
-        }
-        known = {name: [value for value in each if value is not None] for name, each in values.items()}
-        for name in ("found", "covered"):
-            known[name] = [100 * value for value in known[name]]
-        ours = {name: mean_and_error(each) for name, each in known.items() if each}
-        if mine:
-            ours["median"] = (statistics.median(known["final"]), None)
-        reached = [low <= ours[name][0] <= high for name, (low, high) in entry.expected.items() if name in ours]
-        digits = {"found": 1, "covered": 1}
-        cells = [
-            _pm(ours.get(name), digits.get(name, 4)) for name in ("during", "final", "median", "inferred", *digits)
-        ]
-        cells.append(f"{len(mine)}/{len(table.seeds)}")
-        bounds = [
-            f"{name} at least {low:g}" if name == "found" else f"{name} at most {high:g}"
-            for name, (low, high) in entry.expected.items()
-        ]
-        cells.append(", ".join(bounds) or "-")
-        cells.append("-" if not reached else "yes" if all(reached) else "no")
-        cells += _costs(mine)
-        lines.append("| " + " | ".join([entry.title, *cells]) + " |")
-    return lines
-
-
-DOMAIN_BOUNDS = ("first", "drop", "last", "domain", "error")
-
-
-def domain_markdown(table: PublishedTable, results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A row for each method: accuracies on the data sets, what is left of the first, and how well domains are told and images reconstructed."""
-    lines = [
-        "Accuracy, %: on the first data set right after it was learnt and in the end, on the last in the end, mean over all in the end. Domain: the "
-        "least share of rows of one data set whose data set is found. Error: mean squared error of reconstructing the first, images in [0, 1], right "
-        "after it was learnt and in the end.",
-        "",
-        "| method | first, learnt | first, end | last, end | average, end | domain | error, learnt | error, end | seeds | expected | reached | "
-        "steps | kept, bytes | seconds a run |",
-        "|---" * 14 + "|",
-    ]
-    for key, entry in table.entries.items():
-        mine = [r for r in results if r["entry"] == key and r["seed"] in table.seeds]
-        found = [_of_domains(r) for r in mine]
-        ours = {
-            name: mean_and_error([one[name] for one in found])
-            for name in (found[0] if found else ())
-            if all(name in one for one in found)
-        }
-        reached = [low <= ours[name][0] <= high for name, (low, high) in entry.expected.items() if name in ours]
-        cells = [_pm(ours.get(name)) for name in ("learnt", "first", "last", "average", "domain")]
-        cells += [_pm(ours.get(name), 4) for name in ("error learnt", "error end")]
-        cells.append(f"{len(mine)}/{len(table.seeds)}")
-        bounds = [
-            f"{name} at most {high:g}" if name in ("drop", "error") else f"{name} at least {low:g}"
-            for name, (low, high) in entry.expected.items()
-        ]
-        cells.append(", ".join(bounds) or "-")
-        cells.append("-" if not reached else "yes" if all(reached) else "no")
-        lines.append("| " + " | ".join([entry.title, *cells, *_costs(mine)]) + " |")
-    return lines
-
-
-def _of_domains(result: Mapping[str, Any]) -> dict[str, float]:
-    """Of one run; learnt all at once, nothing is known of the time before the end."""
-    told, last = result.get("domains", {}), result["accuracy"]
-    found = {"first": 100 * last[0], "last": 100 * last[-1], "average": 100 * result["average_accuracy"]}
-    if told.get("learnt") is not None:
-        found |= {"learnt": 100 * told["learnt"], "drop": 100 * (told["learnt"] - last[0])}
-    if told.get("found"):
-        found["domain"] = 100 * min(told["found"])
-    if told.get("error"):
-        found["error end"] = told["error"][-1]
-        if len(told["error"]) > 1:
-            found |= {"error learnt": told["error"][0], "error": told["error"][-1] / told["error"][0]}
-    return found
-
-
-def _costs(mine: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Steps, bytes and seconds of the runs of one method."""
-    if not mine:
-        return ["-"] * 3
-    seconds = sum(r["seconds"] for r in mine) / len(mine)
-    return [f"{mine[0]['steps']:,}", f"{mine[0]['persistent_bytes']:,} ({mine[0]['stores']})", f"{seconds:.0f}"]
-
-
-def mean_and_error(values: Sequence[float]) -> tuple[float, float | None]:
-    return sum(values) / len(values), standard_error(values)
-
-
-def _row(entry: Entry, scenario: str, mine: Sequence[Mapping[str, Any]], seeds: int) -> list[str]:
-    published, expected = entry.published.get(scenario), entry.expected.get(scenario)
-    texts = [entry.title, scenario]
-    if not mine:
-        return [*texts, "not run yet", f"0/{seeds}", _pm(published), _band(expected), "-", "-", "-", "-"]
-    accuracies = [100 * r["average_accuracy"] for r in mine]
-    mean, error = mean_and_error(accuracies)
-    reached = "-" if expected is None else ("yes" if expected[0] <= mean <= expected[1] else "no")
-    seconds = sum(r["seconds"] for r in mine) / len(mine)
-    return [
-        *texts,
-        _pm((mean, error)),
-        f"{len(mine)}/{seeds}",
-        _pm(published),
-        _band(expected),
-        reached,
-        f"{mine[0]['steps']:,}",
-        f"{mine[0]['persistent_bytes']:,} ({mine[0]['stores']})",
-        f"{seconds:.0f}",
-    ]
-
-
-def write_section(page: Path, name: str, text: str) -> None:
-    """Replaces the part of the page between the table's two markers, or appends it."""
-    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
-    content = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
-    block = f"{begin}\n{text}{end}"
-    if begin in content and end in content:
-        head, rest = content.split(begin, 1)
-        content = head + block + rest.split(end, 1)[1]
-    else:
-        content = content.rstrip() + f"\n\n{block}\n"
-    page.parent.mkdir(parents=True, exist_ok=True)
-    write_text(page, content)
-
-
-def standard_error(values: Sequence[float]) -> float | None:
-    """Unbiased standard deviation over the square root of n; None for a single value."""
-    if len(values) < 2:
-        return None
-    mean = sum(values) / len(values)
-    return math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1) / len(values))
-
-
 def _place(cell: Cell) -> tuple[str, str, int]:
     """Where in its table: entry, scenario, seed."""
     scenario, entry = cell.folder.parts[-3], cell.folder.parts[-2]
@@ -539,17 +280,239 @@ def _last(result: Mapping[str, Any]) -> dict[str, Any]:
     if "reconstruction_mse" in more:
         told["error"] = [row[0] for row in more["reconstruction_mse"]]
         told["found"] = more["task_found_by_code"][-1]
-    return {"accuracy": matrix[-1], "domains": told}
+    clusters = [n[CLUSTERS] for found in result.get("findings", []) if CLUSTERS in (n := found["numbers"])]
+    if clusters:
+        told["clusters"] = clusters[-1]
+    risk = {name: result[name] for name in ("risk", "discrepancy") if name in result}
+    return {"accuracy": matrix[-1], "domains": told, **risk}
 
 
-def _pm(value: tuple[float, float | None] | None, digits: int = 2) -> str:
-    if value is None:
-        return "-"
-    mean, error = value
-    return f"{mean:.{digits}f}" if error is None else f"{mean:.{digits}f} ± {error:.{digits}f}"
+# ------------------------------------------------------------------------------- what the page says
 
 
-def _band(band: tuple[float, float] | None) -> str:
-    if band is None:
-        return "-"
-    return f"at least {band[0]:g}" if band[1] == 100 else f"{band[0]:g} to {band[1]:g}"
+def table_markdown(name: str, table: PublishedTable, results: Sequence[Result], *, pictured: bool = False) -> str:
+    """The table as Markdown: ours (mean and standard error over seeds), published, steps, bytes, seconds; its picture, if there is one; and
+    whether it shows what it is to show."""
+    lines = [
+        f"## {table.title}",
+        "",
+        table.note,
+        "",
+        f"Published: {table.source}. Command: `reverie reproduce {name}`.",
+        "",
+    ]
+    if pictured:
+        lines += [f"![{table.title}](images/{name}.png)", "", *_caption(table, results)]
+    if table.is_ablation:
+        lines += ablation_markdown(table, results)
+    else:
+        lines += [*([table.layout.about, ""] if table.layout.about else []), *rows_markdown(table, results)]
+    lines += conditions_markdown(table, results)
+    machines = sorted({f"{r['processor']}, {r['threads']} thread(s) a run, torch {r['torch']}" for r in results})
+    lines += ["", *(f"Measured on: {machine}." for machine in machines)]
+    lines += [
+        "Seconds are wall time of whole runs, evaluation and saving included, several at a time on a machine that did other work too."
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write_section(page: Path, name: str, text: str) -> None:
+    """Replaces the part of the page between the table's two markers, or appends it."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    content = page.read_text(encoding="utf-8") if page.exists() else "# Results\n"
+    block = f"{begin}\n{text}{end}"
+    if begin in content and end in content:
+        head, rest = content.split(begin, 1)
+        content = head + block + rest.split(end, 1)[1]
+    else:
+        content = content.rstrip() + f"\n\n{block}\n"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_text(page, content)
+
+
+def _caption(table: PublishedTable, results: Sequence[Result]) -> list[str]:
+    if not table.layout.caption:
+        return []
+    points = [point for of_entry in risk_gaps(table, results).values() for point in of_entry]
+    rank = rank_correlation(points)
+    said = "" if rank is None else f" Spearman's rank correlation: {rank:.2f} ({len(points)} points)."
+    return [table.layout.caption + said, ""]
+
+
+def rows_markdown(table: PublishedTable, results: Sequence[Result], entries: Sequence[str] = ()) -> list[str]:
+    """The lines of a Markdown table with some of the entries, or all. Scenarios and published figures stand where the table has any."""
+    columns = [VALUES[name] for name in table.layout.columns]
+    several, published = len(table.scenarios) > 1, any(entry.published for entry in table.entries.values())
+    headings = ["method", *["scenario"] * several, *(column.title for column in columns), "seeds"]
+    headings += [*["published"] * published, "steps", "kept, bytes", "seconds a run"]
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
+    for (key, scenario), by_seed in runs_of(table, results).items():
+        if entries and key not in entries:
+            continue
+        entry, mine = table.entries[key], list(by_seed.values())
+        found = [[n for r in mine if (n := column.read(r)) is not None] for column in columns]
+        cells = [
+            pm(mean_and_error(numbers) if numbers else None, column.digits)
+            for column, numbers in zip(columns, found, strict=True)
+        ]
+        cells = [entry.title, *[scenario] * several, *(cells if mine else ["not run yet", *cells[1:]])]
+        cells += [f"{len(mine)}/{len(table.seeds_of(key))}", *[_published(entry, scenario)] * published]
+        lines.append(f"| {' | '.join([*cells, *_costs(mine)])} |")
+    return lines
+
+
+def _published(entry: Entry, scenario: str) -> str:
+    if scenario in entry.published:
+        return pm(entry.published[scenario])
+    return ", ".join(f"{name} {entry.published[name][0]:g}" for name in VALUES if name in entry.published) or "-"
+
+
+def _costs(mine: Sequence[Result]) -> list[str]:
+    """Steps, bytes and seconds of the runs of one method."""
+    if not mine:
+        return ["-"] * 3
+    seconds = sum(r["seconds"] for r in mine) / len(mine)
+    return [f"{mine[0]['steps']:,}", f"{mine[0]['persistent_bytes']:,} ({mine[0]['stores']})", f"{seconds:.0f}"]
+
+
+def conditions_markdown(table: PublishedTable, results: Sequence[Result]) -> list[str]:
+    """A line for each condition; none where there are none."""
+    if not table.conditions:
+        return []
+    runs = runs_of(table, results)
+    lines = ["", "| to show | bounds | found | seeds | reached |", "|---" * 5 + "|"]
+    for condition in table.conditions:
+        scenario = condition.scenario or table.entries[condition.entry].scenarios[0]
+        beside = condition.beside or condition.entry
+        seeds = [seed for seed in table.seeds_of(condition.entry) if seed in table.seeds_of(beside)]
+        verdict = judge(condition, runs[condition.entry, scenario], runs[beside, scenario], seeds)
+        what = _what(table, condition, scenario)
+        reached = f"no: {condition.reason}" if verdict.reached == "no" and condition.reason else verdict.reached
+        lines.append(f"| {what} | {condition.bounds} | {verdict.found} | {verdict.seeds} | {reached} |")
+    return lines
+
+
+def _what(table: PublishedTable, condition: Condition, scenario: str) -> str:
+    """In words, what is bounded."""
+    entry, value = table.entries[condition.entry], VALUES[condition.value].title
+    where = entry.stream or (scenario if len(table.scenarios) > 1 else "")
+    what = f"{where}: {entry.title}" if where else entry.title
+    if not condition.beside:
+        return f"{what} ({value})"
+    other, relation = table.entries[condition.beside].title, "minus" if condition.minus else "over"
+    if not condition.other:
+        return f"{what}, {relation} {other} ({value})"
+    return f"{what} ({value}), {relation} {other} ({VALUES[condition.other].title})"
+
+
+def runs_of(table: PublishedTable, results: Sequence[Result]) -> dict[tuple[str, str], dict[int, Result]]:
+    """By entry and scenario, in the table's order, the results by seed; what else the file holds is left out. Of an ablation with the "gap": how
+    far the reference is above it, where that has been run with the seed."""
+    by_place = {(r["entry"], r["scenario"], r["seed"]): r for r in results}
+    names = {(entry.variant, entry.stream): key for key, entry in table.entries.items()}
+    found: dict[tuple[str, str], dict[int, Result]] = {}
+    for key, entry in table.entries.items():
+        reference = (
+            names.get((table.reference[entry.variant], entry.stream)) if entry.variant in table.reference else None
+        )
+        for scenario in entry.scenarios:
+            found[key, scenario] = {}
+            for seed in table.seeds_of(key):
+                result, other = (by_place.get((name, scenario, seed)) for name in (key, reference))
+                if result is not None and other is not None:
+                    result = {**result, "gap": other["average_accuracy"] - result["average_accuracy"]}
+                if result is not None:
+                    found[key, scenario][seed] = result
+    return found
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A variant of an ablation on a stream: a value for each seed, accuracies and gaps in %."""
+
+    accuracy: Sequence[float]
+    learning_accuracy: Sequence[float]
+    gap: Sequence[float]  # reference minus variant, of the seeds that both have
+    persistent_bytes: int
+    seconds: float
+
+
+def measured(table: PublishedTable, results: Sequence[Result]) -> dict[tuple[str, str], Measured]:
+    """By (variant, stream), in the table's order; what was not run is not there."""
+    found = {}
+    for (key, _), by_seed in runs_of(table, results).items():
+        entry, mine = table.entries[key], list(by_seed.values())
+        if mine:
+            found[entry.variant, entry.stream] = Measured(
+                [100 * r["average_accuracy"] for r in mine],
+                [100 * r["learning_accuracy"] for r in mine],
+                [100 * r["gap"] for r in mine if "gap" in r],
+                mine[0]["persistent_bytes"],
+                sum(r["seconds"] for r in mine) / len(mine),
+            )
+    return found
+
+
+def ablation_markdown(table: PublishedTable, results: Sequence[Result]) -> list[str]:
+    """Two Markdown tables, a row for each variant: accuracy and gap on each stream; learning accuracy, bytes and seconds."""
+    found = measured(table, results)
+    titles = {entry.variant: entry.title for entry in table.entries.values()}
+    streams = list(dict.fromkeys(entry.stream for entry in table.entries.values()))
+    lines = [
+        "Average accuracy after the last task, %, mean ± standard error over seeds; in brackets the generator gap: how far latent replay on the "
+        "same latents is above it.",
+        "",
+        f"| method | {' | '.join(streams)} | seeds |",
+        "|---" * (len(streams) + 2) + "|",
+    ]
+    for variant, title in titles.items():
+        cells = []
+        for stream in streams:
+            one = found.get((variant, stream))
+            gap = f" ({sum(one.gap) / len(one.gap):+.2f})" if one and one.gap else ""
+            cells.append("not run yet" if one is None else f"{pm(mean_and_error(one.accuracy))}{gap}")
+        seeds = [len(found[variant, stream].accuracy) if (variant, stream) in found else 0 for stream in streams]
+        lines.append(f"| {title} | {' | '.join(cells)} | {min(seeds)}/{len(table.seeds)} |")
+    lines += [
+        "",
+        "Learning accuracy (of each task right after it was learnt), %; bytes kept after the last task; seconds of a run.",
+        "",
+        f"| method | {' | '.join(streams)} | kept, bytes: {', '.join(streams)} | seconds: {', '.join(streams)} |",
+        "|---" * (len(streams) + 3) + "|",
+    ]
+    for variant, title in titles.items():
+        mine = [found.get((variant, stream)) for stream in streams]
+        learning = [pm(mean_and_error(one.learning_accuracy)) if one else "-" for one in mine]
+        kept = ", ".join(f"{one.persistent_bytes:,}".replace(",", " ") if one else "-" for one in mine)
+        seconds = ", ".join(f"{one.seconds:.0f}" if one else "-" for one in mine)
+        lines.append(f"| {title} | {' | '.join(learning)} | {kept} | {seconds} |")
+    return lines
+
+
+# ------------------------------------------------------------------------------- discrepancy and risk
+
+
+def risk_gaps(table: PublishedTable, results: Sequence[Result]) -> dict[str, list[tuple[float, float]]]:
+    """By entry, of each earlier task after each later one: how far its replay lies from it (the discrepancy of the probe "risk"), and the risk on
+    it less the risk on its replay."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for (key, _), by_seed in runs_of(table, results).items():
+        for result in by_seed.values():
+            risk = result.get("risk", {"target": [], "source": []})
+            rows = zip(result.get("discrepancy", []), risk["target"], risk["source"], strict=True)
+            points = [
+                (distance, target - source)
+                for row in rows
+                for distance, target, source in zip(*row, strict=True)
+                if None not in (distance, target, source)
+            ]
+            if points:
+                found.setdefault(key, []).extend(points)
+    return found
+
+
+def rank_correlation(points: Sequence[tuple[float, float]]) -> float | None:
+    """Spearman's; None where it is not defined: fewer than two points, or all alike in one of the two."""
+    if any(len(set(numbers)) < 2 for numbers in zip(*points, strict=True)) or not points:
+        return None
+    return float(spearmanr(*zip(*points, strict=True)).statistic)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reverie.generators.clustering import k_means
 from reverie.generators.family import Family
-from reverie.generators.gmm import FittedMixture, absolute_floor, hard_mixture
+from reverie.generators.gmm import FittedMixture, Floor, absolute_floor, hard_mixture
 from reverie.types import State
 
 
@@ -25,9 +25,7 @@ class KMeansCodebook(Family):
 
     components: Annotated[int, Field(gt=0, description="centres; never more than there are distinct rows")] = 16
     steps: Annotated[int, Field(gt=0, description="most steps of Lloyd's algorithm")] = 50
-    floor: Annotated[
-        float, Field(gt=0, description="added to every variance, as a share of the mean variance of all rows")
-    ] = 1e-4
+    floor: Floor = 1e-4
 
     def fit(self, z: Tensor, rng: torch.Generator) -> FittedMixture:
         label = k_means(z, self.components, rng, self.steps)[1]

@@ -10,10 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from reverie.generators.family import Family, triangle
+from reverie.generators.family import Family, Fitted, triangle
 from reverie.generators.gaussian import cholesky, packed, unpacked
 from reverie.nn.matmul import linear
-from reverie.types import FittedDensity, State
+from reverie.types import State
 
 
 @dataclass(eq=False, repr=False)
@@ -54,7 +54,7 @@ class GaussianCopula(Family):
         return width * self.grid + triangle(width)
 
 
-class FittedCopula:
+class FittedCopula(Fitted):
     """quantiles (d, grid), ascending; correlation, packed (d (d + 1) / 2,). Immutable."""
 
     def __init__(self, count: int, quantiles: Tensor, correlation: Tensor) -> None:
@@ -62,16 +62,20 @@ class FittedCopula:
         self._root: Tensor | None = None
 
     def root(self) -> Tensor:
-        """Cholesky factor of the correlation matrix (d, d), computed once; its rows have length 1."""
+        """Cholesky factor of the correlation matrix (d, d), found in float64 and kept in the quantiles' type; its rows have length 1."""
         if self._root is None:
             root = cholesky(unpacked(self.correlation.double(), len(self.quantiles)))
-            self._root = root / root.norm(dim=1, keepdim=True)
+            self._root = (root / root.norm(dim=1, keepdim=True)).to(self.quantiles)
         return self._root
+
+    @property
+    def width(self) -> int:
+        return len(self.quantiles)
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         d, grid = self.quantiles.shape
         noise = torch.randn(n, d, generator=rng, device=self.quantiles.device, dtype=self.quantiles.dtype)
-        level = torch.special.ndtr(linear(noise, self.root().to(noise))) * (grid - 1)
+        level = torch.special.ndtr(linear(noise, self.root())) * (grid - 1)
         below = level.long().clamp(max=grid - 2)
         axis = torch.arange(d, device=level.device)
         low, high = self.quantiles[axis, below], self.quantiles[axis, below + 1]
@@ -96,15 +100,11 @@ class FittedCopula:
         level = (cell + (x - quantiles[axis, cell]) / step) / (grid - 1)
         tiny = torch.finfo(torch.float64).eps
         score = torch.special.ndtri(level.clamp(tiny, 1 - tiny))
-        root = self.root()
+        root = self.root().double()
         white = torch.linalg.solve_triangular(root, score.T, upper=False)
         tied = 0.5 * (score.square().sum(dim=1) - white.square().sum(dim=0)) - root.diagonal().log().sum()
         marginal = -(step.log().sum(dim=1) + d * math.log(grid - 1))
         return torch.where(inside, marginal + tied, -math.inf).to(z)
-
-    def merge(self, other: FittedDensity) -> None:
-        """The fit of the union cannot be told from two fits."""
-        return
 
     def tensors(self) -> dict[str, Tensor]:
         return {"quantiles": self.quantiles, "correlation": self.correlation}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -10,10 +12,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from reverie.checks import DataError, NotReadyError, OptionsError, Problems
+from reverie.checks import DataError, NotReadyError, OptionsError, Problems, ReverieError
 from reverie.device import Device
 from reverie.generators.decoding import as_batch
-from reverie.generators.family import triangle
+from reverie.generators.family import cached_bytes, triangle
 from reverie.generators.gaussian import Gaussian
 from reverie.generators.transforms import FittedTransforms, Step, Support, fit_transforms, restore_transforms
 from reverie.options import Part
@@ -51,7 +53,8 @@ class Densities(Part):
     transforms: Annotated[
         tuple[Step, ...],
         Field(
-            description="invertible maps before the fit, in order: standardise, tukey (square root, x >= 0), log1p (x >= 0), whiten"
+            description="maps before the fit, in order, and back from samples: standardise, tukey (square root, x >= 0), log1p (x >= 0), "
+            "whiten, normalise (to length 1; lengths come back as a lognormal of the density's own)"
         ),
     ] = ()
     support: Annotated[
@@ -68,9 +71,20 @@ class Densities(Part):
             "often as the next)"
         ),
     ] = "task-balanced"
-    window: Annotated[int | None, Field(gt=0, description="only the last tasks, this many, are sampled; None: all")] = (
-        None
-    )
+    class_balanced: Annotated[
+        bool,
+        Field(
+            description="all classes are rehearsed alike often, and allocation shares the samples of a class among its tasks; false: "
+            "allocation shares all samples among tasks and their classes"
+        ),
+    ] = True
+    window: Annotated[
+        int | None,
+        Field(
+            gt=0,
+            description="only the densities of the last tasks, this many, are rehearsed, and no class without one among them; None: all",
+        ),
+    ] = None
     budget: Annotated[
         int | None, Field(gt=0, description="bytes that all densities together may take; None: no limit")
     ] = None
@@ -88,6 +102,21 @@ class Densities(Part):
                 f"scope = {self.scope!r}, transforms = {self.transforms}: a covariance shared by all classes needs scope 'class' or "
                 "'task-class' and no transforms"
             )
+        by_task, by_class = "task" in self.scope, "class" in self.scope
+        by_rows = self.allocation in ("proportional", "inverse-frequency")
+        for name, matters in (
+            ("window", self.window is None or by_task),
+            ("class_balanced", self.class_balanced or (by_class and (by_task or by_rows))),
+            (
+                "allocation",
+                self.allocation == "task-balanced" or by_task or (by_class and by_rows and not self.class_balanced),
+            ),
+        ):
+            problems.check(
+                matters,
+                f"{name} = {getattr(self, name)!r}: has no effect where scope = {self.scope!r} and class_balanced = {self.class_balanced}; "
+                "use scope = 'task-class' or leave it out",
+            )
 
     @property
     def conditional(self) -> bool:
@@ -98,10 +127,22 @@ class Densities(Part):
     def stores_real_samples(self) -> bool:
         return self.density.stores_real_samples
 
+    @property
+    def has_density(self) -> bool:
+        """Whether there is a ``log_prob``, as far as options tell."""
+        return self.density.has_density and "normalise" not in self.transforms
+
     # ------------------------------------------------------------------ life cycle
 
     def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
         self._check_budget(spec)
+        taught = [c for classes in spec.task_classes for c in classes]
+        shares = self.class_balanced and self.scope == "task-class" and self.allocation != "task-balanced"
+        if shares and spec.tasks > 1 and len(set(taught)) == len(taught):
+            raise OptionsError(
+                f"allocation = {self.allocation!r}: has no effect where class_balanced = True and each class belongs to one task, as in "
+                "this stream; set class_balanced = False or leave it out"
+            )
         self.spec, self.rng, self.device = spec, rng, device
         self.components: dict[Key, list[Component]] = {}
 
@@ -114,26 +155,30 @@ class Densities(Part):
         parts = [chunk.to(self.device.torch_device) for chunk in rows.chunks(CHUNK)]
         z = torch.cat([part.x.flatten(1) for part in parts])
         y, task = rows.labels.to(z.device), torch.cat([part.task for part in parts])
-        if not bool(torch.isfinite(z).all()):
+        # The sum is one pass without a mask; it may overflow where all are finite.
+        if not bool(torch.isfinite(z.sum())) and not bool(torch.isfinite(z).all()):
             raise DataError("the latents hold NaN or infinite values; a density cannot be fitted to them")
         keys = torch.stack(
             [task if "task" in self.scope else task * 0 - 1, y if "class" in self.scope else y * 0 - 1], dim=1
         )
         latest, before = int(task.max()), {key: list(members) for key, members in self.components.items()}
-        for key in keys.unique(dim=0).tolist():
-            mine = z[(keys == torch.tensor(key, device=z.device)).all(dim=1)]
-            self._add((key[0], key[1]), latest, mine)
-        if self.density.pooled:
-            self._pool()
-        if self.budget is not None and self.num_bytes() > self.budget:
-            needed, self.components = self.num_bytes(), before
-            raise OptionsError(self._over_budget(f"those fitted so far need {needed:,}"))
+        try:
+            for key in keys.unique(dim=0).tolist():
+                mine = z[(keys == torch.tensor(key, device=z.device)).all(dim=1)]
+                self._add((key[0], key[1]), latest, mine)
+            if self.density.pooled:
+                self._pool()
+            self._check_fits(z.shape[1], latest)
+        except ReverieError:
+            self.components = before
+            raise
 
     def step(self, batch: Batch) -> Losses:
         return {}
 
     def sample(self, n: int, rng: torch.Generator, classes: Tensor | None = None) -> Batch:
-        """Classes (n,) where the scope tells them apart; each class is drawn from its densities as ``allocation`` says."""
+        """Classes (n,) where the scope tells them apart; each class is drawn from its densities as ``allocation`` says, one older than the
+        window from its last."""
         self._check_fitted()
         if self.conditional and classes is None:
             raise OptionsError("classes = None: densities of single classes must be told which classes to sample")
@@ -141,19 +186,33 @@ class Densities(Part):
         wanted = torch.full((n,), -1, device=device) if not self.conditional or classes is None else classes.to(device)
         x = torch.empty(n, *self.spec.input_shape, device=device)
         where = torch.zeros(n, dtype=torch.int64, device=device)
+        weights = self._weights()
         for c in wanted.unique().tolist():
             places = (wanted == c).nonzero().flatten()
-            members, shares = self._members(c)
-            counts = apportioned(shares, len(places), rng)
+            members, weight = self._members(c), weights[c]
+            if not bool(weight.any()):
+                weight = torch.arange(len(members)) == len(members) - 1
+            counts = apportioned(weight / weight.sum(), len(places), rng)
             # Which of the places a member fills is drawn, so that any slice of the rows has all tasks in it.
             order = places[torch.randperm(len(places), generator=rng, device=places.device)]
             for member, part in zip(members, order.split(counts), strict=True):
                 if len(part):
-                    drawn = member.transforms.inverse(member.density.sample(len(part), rng))
+                    drawn = member.transforms.inverse(member.density.sample(len(part), rng), rng)
                     x[part] = drawn.reshape(len(part), *self.spec.input_shape)
                     where[part] = member.task
         batch = as_batch(x, wanted if self.conditional else None)
         return Batch(batch.x, batch.y, where, batch.weight)
+
+    def class_weights(self, classes: Tensor) -> Tensor | None:
+        """How often each of the classes (k,) is to be rehearsed, up to a factor (k,); None: all alike."""
+        if self.class_balanced and self.window is None:
+            return None
+        self._check_fitted()
+        known = self._weights()
+        for c in classes.tolist():
+            self._members(c)
+        weights = torch.stack([known[c].sum() for c in classes.tolist()])
+        return (weights > 0).double() if self.class_balanced else weights
 
     def log_prob(self, x: Tensor, classes: Tensor | None = None) -> Tensor:
         """(B, ...) -> (B,) nats of the mixture of all members, or of those of the given classes (B,)."""
@@ -179,10 +238,10 @@ class Densities(Part):
 
     def _log_prob_of(self, c: int, z: Tensor) -> Tensor:
         """(B,) log p(z | class c): of all its densities, by their rows."""
-        members, shares = self._members(c, allocation="proportional")
+        members = self._members(c)
+        rows = sum(member.density.count for member in members)
         logs = [
-            member.transforms.log_prob(member.density, z) + share.log()
-            for member, share in zip(members, shares, strict=True)
+            member.transforms.log_prob(member.density, z) + math.log(member.density.count / rows) for member in members
         ]
         return torch.logsumexp(torch.stack(logs), dim=0)
 
@@ -214,7 +273,8 @@ class Densities(Part):
         each = self.density.numbers(width)
         if each is None:
             return None
-        each += sum({"standardise": 2 * width, "whiten": width + 2 * width**2}.get(step, 0) for step in self.transforms)
+        around = {"standardise": 2 * width, "whiten": width + 2 * width**2, "normalise": 2}
+        each += sum(around.get(step, 0) for step in self.transforms)
         each += 2 * width if self.support == "hurdle" else 0
         merges = self.density.merges and not self.transforms
         fits = {
@@ -224,6 +284,30 @@ class Densities(Part):
         }
         pooled = triangle(width) if self.density.pooled else 0
         return 4 * (len(fits) * each + pooled)
+
+    def _check_fits(self, width: int, latest: int) -> None:
+        """Raises OptionsError where the fits take too many bytes, or were made of too few rows; warns where those of the latest task are a
+        row kept as it is."""
+        needed = self.num_bytes() if self.budget is not None else 0
+        if self.budget is not None and needed > self.budget:
+            raise OptionsError(self._over_budget(f"those fitted so far need {needed:,}"))
+        fits = [(c, member.task, member.density.count) for (_, c), parts in self.components.items() for member in parts]
+        every = [count for _, _, count in fits]
+        # A shared covariance has all rows; each mean takes one of them.
+        fewest = sum(every) - len(every) + 1 if self.density.pooled else min(every)
+        if fewest < (least := self.density.rows_needed(width)):
+            raise OptionsError(
+                f"shrinkage = 'none': a covariance of {width:,} latents needs {least:,} rows, and a density was fitted to {fewest:,}; use "
+                "shrinkage = 'ledoit-wolf', or covariance = 'diagonal' or 'low-rank'"
+            )
+        alone = sorted({c for c, task, count in fits if task == latest and count == 1})
+        if alone and not self.stores_real_samples:
+            whose = f"class {', '.join(map(str, alone))}" if self.conditional else f"task {latest}"
+            warnings.warn(
+                f"one row alone of {whose} was fitted: its density is that row, a stored latent, with noise; give more rows if none may be "
+                "kept",
+                stacklevel=3,
+            )
 
     def _check_budget(self, spec: StreamSpec) -> None:
         """Raises OptionsError where it is known before any training that the densities will not fit."""
@@ -239,7 +323,8 @@ class Densities(Part):
         )
 
     def working_bytes(self) -> int:
-        return 0
+        """Of what sampling and likelihoods have made of the densities and kept."""
+        return cached_bytes(member.density for members in self.components.values() for member in members)
 
     def flops(self, rows: int, train: bool = True) -> float:
         """Of sampling with full covariances, a bound for the other families; fitting happens once a task."""
@@ -323,27 +408,39 @@ class Densities(Part):
         if not getattr(self, "components", None):
             raise NotReadyError("no density was fitted yet, so there is nothing to replay; fit it to a task first")
 
-    def _members(self, c: int, allocation: Allocation | None = None) -> tuple[list[Component], Tensor]:
-        """Densities of a class and the share of its samples that each gives."""
+    def _members(self, c: int) -> list[Component]:
+        """Densities of a class."""
         members = [member for (_, mine), parts in self.components.items() if mine == c for member in parts]
         if not members:
             known = ", ".join(map(str, self.known_classes()))
             raise NotReadyError(f"class {c}: no density was fitted to it yet; those of classes {known} were")
-        if self.window is not None and allocation is None:
-            latest = max(member.task for parts in self.components.values() for member in parts)
-            members = [member for member in members if member.task > latest - self.window] or members[-1:]
-        counts = torch.tensor([member.density.count for member in members], dtype=torch.float64)
-        if (allocation or self.allocation) == "proportional":
-            return members, counts / counts.sum()
-        tasks = torch.tensor([member.task for member in members])
-        weight = torch.ones(len(members), dtype=torch.float64)
-        if self.allocation == "recency":
-            weight = 0.5 ** (tasks.max() - tasks).double()
-        for task in tasks.unique():  # several fits of one task share by their rows
-            mine = tasks == task
-            rows = counts[mine].sum()
-            weight[mine] *= counts[mine] / (rows.square() if self.allocation == "inverse-frequency" else rows)
-        return members, weight / weight.sum()
+        return members
+
+    def _weights(self) -> dict[int, Tensor]:
+        """By class how often each of its densities is to be drawn, up to one factor for all; 0 outside the window."""
+        everything = [(c, member) for (_, c), parts in self.components.items() for member in parts]
+        latest = max(member.task for _, member in everything)
+        cells: dict[Key, int] = {}  # rows of each class in each task
+        for c, member in everything:
+            cells[member.task, c] = cells.get((member.task, c), 0) + member.density.count
+        classes_of = Counter(task for task, _ in cells)
+
+        def weight(c: int, member: Component) -> float:
+            task, rows = member.task, cells[member.task, c]
+            if self.window is not None and task <= latest - self.window:
+                return 0.0
+            share = member.density.count / rows  # several fits of one cell share by their rows
+            if self.allocation == "proportional":
+                return share * rows
+            if self.allocation == "inverse-frequency":
+                return share / rows
+            among = 1 if self.class_balanced else classes_of[task]
+            return share / among * (0.5 ** (latest - task) if self.allocation == "recency" else 1.0)
+
+        weights: dict[int, list[float]] = {}
+        for c, member in everything:
+            weights.setdefault(c, []).append(weight(c, member))
+        return {c: torch.tensor(values, dtype=torch.float64) for c, values in weights.items()}
 
     def _log_shares(self, table: Tensor) -> Tensor:
         counts = self.class_counts()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -11,10 +12,10 @@ from pydantic import Field
 from torch import Tensor
 
 from reverie.generators.clustering import ROWS, Chunks, k_means
-from reverie.generators.family import Family
+from reverie.generators.family import Family, Fitted
 from reverie.generators.gaussian import LowRank
-from reverie.generators.gmm import EMPTY, absolute_floor, climb
-from reverie.types import FittedDensity, State
+from reverie.generators.gmm import EMPTY, Iterations, Tolerance, absolute_floor, climb
+from reverie.types import State
 
 POWER_STEPS = 4  # products with the covariance from which the first loadings come
 
@@ -33,16 +34,14 @@ class MixtureOfFactorAnalysers(Family):
     floor: Annotated[
         float, Field(gt=0, description="smallest noise variance, as a share of the mean variance of all rows")
     ] = 1e-4
-    tolerance: Annotated[
-        float, Field(ge=0, description="stops where the mean log-likelihood gains less than this, in nats a row")
-    ] = 1e-3
-    iterations: Annotated[int, Field(gt=0, description="most iterations")] = 100
+    tolerance: Tolerance = 1e-3
+    iterations: Iterations = 100
 
     def fit(self, z: Tensor, rng: torch.Generator) -> FittedFactorAnalysers:
         floor = absolute_floor(z, self.floor)
         start = self._start(z, k_means(z, self.components, rng)[1], floor, rng)
         chunks = Chunks(z, start.centre, squares=True, size=ROWS)
-        best, _ = climb(start, lambda mixture: _step(mixture, chunks, floor), self.tolerance, self.iterations)
+        best, _ = climb(start, partial(_step, chunks=chunks, floor=floor), self.tolerance, self.iterations)
         return FittedFactorAnalysers(
             len(z), best.weights.to(z), best.means.to(z), best.loadings.to(z), best.noise.to(z)
         )
@@ -72,7 +71,7 @@ class MixtureOfFactorAnalysers(Family):
         return FactorMixture(counts / len(z), torch.stack(means), torch.stack(loadings), torch.stack(noise))
 
 
-class FittedFactorAnalysers:
+class FittedFactorAnalysers(Fitted):
     """weights (k,); means (k, d); loadings (k, d, rank); noise (k, d), variances. Immutable."""
 
     def __init__(self, count: int, weights: Tensor, means: Tensor, loadings: Tensor, noise: Tensor) -> None:
@@ -85,6 +84,10 @@ class FittedFactorAnalysers:
             numbers = (part.double() for part in (self.weights, self.means, self.loadings, self.noise))
             self._mixture = FactorMixture(*numbers)
         return self._mixture
+
+    @property
+    def width(self) -> int:
+        return self.means.shape[1]
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         which = torch.multinomial(self.weights, max(n, 1), replacement=True, generator=rng)[:n]
@@ -100,10 +103,6 @@ class FittedFactorAnalysers:
     def log_prob(self, z: Tensor) -> Tensor:
         parts = [self.mixture().log_joint(rows.double()).logsumexp(dim=1) for rows in z.split(ROWS)]
         return torch.cat(parts).to(z)
-
-    def merge(self, other: FittedDensity) -> None:
-        """The fit of the union cannot be told from two fits."""
-        return
 
     def tensors(self) -> dict[str, Tensor]:
         return {"weights": self.weights, "means": self.means, "loadings": self.loadings, "noise": self.noise}
@@ -146,8 +145,9 @@ class FactorMixture:
         return self.constant.to(x) - 0.5 * (square - torch.stack(explained, dim=1)).clamp(min=0), factors
 
 
-def _step(mixture: FactorMixture, chunks: Chunks, floor: float) -> tuple[float, FactorMixture, bool]:
-    """One iteration; components that have lost their rows are dropped. ``chunks`` are about the mixture's centre."""
+def _step(mixture: FactorMixture, last: bool, chunks: Chunks, floor: float) -> tuple[float, FactorMixture, bool]:
+    """One iteration, of which the last needs the likelihood alone; components that have lost their rows are dropped. ``chunks`` are
+    about the mixture's centre."""
     k, d, q = mixture.loadings.shape
     shapes = ((), (k,), (k, d), (k, d), (k * q,), (d, k * q))
     total, counts, first, second, hidden, cross = (mixture.means.new_zeros(shape) for shape in shapes)
@@ -155,6 +155,8 @@ def _step(mixture: FactorMixture, chunks: Chunks, floor: float) -> tuple[float, 
         joint, factors = mixture.joint(x, squares)
         log_likelihood = joint.logsumexp(dim=1)
         total += log_likelihood.sum(dtype=torch.float64)
+        if last:
+            continue
         weight = (joint - log_likelihood[:, None]).exp()
         counts += weight.sum(dim=0, dtype=torch.float64)
         first += weight.T @ x
@@ -162,6 +164,8 @@ def _step(mixture: FactorMixture, chunks: Chunks, floor: float) -> tuple[float, 
         weighted = torch.cat([weight[:, j, None] * mine for j, mine in enumerate(factors)], dim=1)
         hidden += weighted.sum(dim=0, dtype=torch.float64)
         cross += x.T @ weighted
+    if last:
+        return float(total) / len(chunks.z), mixture, False
     hidden, cross = hidden.view(k, q), cross.view(d, k, q).transpose(0, 1)
     alive = counts >= EMPTY
     means, loadings, noise = [], [], []

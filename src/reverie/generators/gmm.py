@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal, TypeVar
 
 import torch
@@ -14,17 +15,27 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from reverie.generators.clustering import ROWS, Chunks, k_means
-from reverie.generators.family import Family, triangle
+from reverie.checks import Problems
+from reverie.generators.clustering import ROWS, Chunks, k_means, middle_of
+from reverie.generators.family import Family, Fitted, triangle
 from reverie.generators.gaussian import JITTER, cholesky, packed, unpacked
 from reverie.nn.matmul import linear
-from reverie.types import FittedDensity, State
+from reverie.types import State
 
 Form = Literal["spherical", "diagonal", "tied", "full"]
 Parameters = TypeVar("Parameters")
 
+Floor = Annotated[
+    float, Field(gt=0, description="added to every variance, as a share of the mean variance of all rows")
+]
+Tolerance = Annotated[
+    float, Field(ge=0, description="stops where the mean log-likelihood gains less than this, in nats a row")
+]
+Iterations = Annotated[int, Field(gt=0, description="most iterations")]
+
 EMPTY = 1e-3  # rows: a component with fewer is empty
 RESEEDS = 5  # times that empty components are put elsewhere before they are dropped
+COMPONENTS, MOST = 4, 8
 HELD_OUT = 0.2  # share of the rows by which the number of components is judged
 
 
@@ -40,18 +51,22 @@ class GaussianMixture(Family):
     covariance: Annotated[
         Form, Field(description="of each component: spherical; diagonal; full; or tied, one full covariance for all")
     ] = "diagonal"
-    components: Annotated[int, Field(gt=0, description="components (choose: fixed)")] = 4
+    components: Annotated[int, Field(gt=0, description="components (choose: fixed)")] = COMPONENTS
     choose: Annotated[
         Literal["fixed", "bic", "held-out"], Field(description="how the number of components is found")
     ] = "fixed"
-    most: Annotated[int, Field(gt=0, description="most components that are tried (choose: bic, held-out)")] = 8
-    floor: Annotated[
-        float, Field(gt=0, description="added to every variance, as a share of the mean variance of all rows")
-    ] = 1e-4
-    tolerance: Annotated[
-        float, Field(ge=0, description="stops where the mean log-likelihood gains less than this, in nats a row")
-    ] = 1e-3
-    iterations: Annotated[int, Field(gt=0, description="most iterations")] = 100
+    most: Annotated[int, Field(gt=0, description="most components that are tried (choose: bic, held-out)")] = MOST
+    floor: Floor = 1e-4
+    tolerance: Tolerance = 1e-3
+    iterations: Iterations = 100
+
+    def check(self, problems: Problems) -> None:
+        idle, usual = ("most", MOST) if self.choose == "fixed" else ("components", COMPONENTS)
+        value = getattr(self, idle)
+        problems.check(
+            value == usual,
+            f"{idle} = {value}: has no effect with choose = {self.choose!r}; give {'components' if idle == 'most' else 'most'} instead",
+        )
 
     def fit(self, z: Tensor, rng: torch.Generator) -> FittedMixture:
         floor = absolute_floor(z, self.floor)
@@ -86,46 +101,55 @@ class GaussianMixture(Family):
         return expectation_maximisation(z, start, floor, self.tolerance, self.iterations, chunks)[0]
 
 
-class FittedMixture:
+class FittedMixture(Fitted):
     """weights (k,); means (k, d); spread: variances (k,) or (k, d), or packed covariances (d (d + 1) / 2,) or (k, d (d + 1) / 2).
     Immutable."""
 
     def __init__(self, count: int, weights: Tensor, means: Tensor, spread: Tensor, form: Form) -> None:
         self.count, self.weights, self.means, self.spread, self.form = count, weights, means, spread, form
         self._mixture: Mixture | None = None
+        self._root: Tensor | None = None
 
     def mixture(self) -> Mixture:
-        """In float64 with all that is computed once."""
+        """In float64 with all that a likelihood needs, computed once."""
         if self._mixture is None:
-            width, spread = self.means.shape[1], self.spread.double()
-            if self.form == "tied":
-                spread = unpacked(spread, width)
-            elif self.form == "full":
-                spread = torch.stack([unpacked(one, width) for one in spread])
-            self._mixture = Mixture(self.form, self.weights.double(), self.means.double(), spread)
+            self._mixture = Mixture(self.form, self.weights.double(), self.means.double(), self._covariance())
         return self._mixture
+
+    def root(self) -> Tensor:
+        """Cholesky factors of tied (d, d) or full (k, d, d) covariances, found in float64 and kept in the means' type."""
+        if self._root is None:
+            self._root = roots(self._covariance()).to(self.means)
+        return self._root
+
+    def _covariance(self) -> Tensor:
+        """In float64: (k,), (k, d), (d, d) or (k, d, d)."""
+        spread = self.spread.double()
+        if self.form == "full":
+            return torch.stack([unpacked(one, self.width) for one in spread])
+        return unpacked(spread, self.width) if self.form == "tied" else spread
+
+    @property
+    def width(self) -> int:
+        return self.means.shape[1]
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         which = torch.multinomial(self.weights, max(n, 1), replacement=True, generator=rng)[:n]
-        noise = torch.randn(n, self.means.shape[1], generator=rng, device=self.means.device, dtype=self.means.dtype)
+        noise = torch.randn(n, self.width, generator=rng, device=self.means.device, dtype=self.means.dtype)
         if self.form == "spherical":
             noise = noise * self.spread[which, None].sqrt()
         elif self.form == "diagonal":
             noise = noise * self.spread[which].sqrt()
         elif self.form == "tied":
-            noise = linear(noise, self.mixture().root.to(noise))
+            noise = linear(noise, self.root())
         else:
-            for k, root in enumerate(self.mixture().root.to(noise)):
+            for k, root in enumerate(self.root()):
                 noise[which == k] = linear(noise[which == k], root)
-        return self.means[which] + noise
+        return noise.add_(self.means[which])
 
     def log_prob(self, z: Tensor) -> Tensor:
         parts = [self.mixture().log_joint(rows.double()).logsumexp(dim=1) for rows in z.split(ROWS)]
         return torch.cat(parts).to(z)
-
-    def merge(self, other: FittedDensity) -> None:
-        """The fit of the union cannot be told from two fits."""
-        return
 
     def tensors(self) -> dict[str, Tensor]:
         return {"weights": self.weights, "means": self.means, "spread": self.spread}
@@ -143,24 +167,50 @@ class Mixture:
     ) -> None:
         self.form, self.weights, self.means, self.covariance = form, weights, means, covariance
         self.centre = weights @ means / weights.sum() if centre is None else centre
-        width = means.shape[1]
-        if form in ("spherical", "diagonal"):
-            log_det = covariance.log() * width if form == "spherical" else covariance.log().sum(dim=1)
+
+    @cached_property
+    def root(self) -> Tensor:
+        """Cholesky factors (d, d) or (k, d, d)."""
+        return roots(self.covariance)
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        """Of the root: what whitens."""
+        identity = torch.eye(self.means.shape[1], dtype=self.means.dtype, device=self.means.device)
+        return torch.linalg.solve_triangular(self.root, identity.expand_as(self.root), upper=False)
+
+    @cached_property
+    def precision(self) -> Tensor:
+        """Inverse of a tied covariance (d, d)."""
+        return torch.cholesky_inverse(self.root)
+
+    @cached_property
+    def discriminant(self) -> tuple[Tensor, Tensor]:
+        """Of a tied covariance: what a row's log-likelihoods are linear in but for a number for each row, (k, d) and (k,)."""
+        means = self.means - self.centre
+        slope = means @ self.precision
+        return slope, self.constant - 0.5 * (slope * means).sum(dim=1)
+
+    @cached_property
+    def constant(self) -> Tensor:
+        """(k,) the part of ``log_joint`` that no row changes."""
+        width = self.means.shape[1]
+        if self.form == "spherical":
+            log_det = self.covariance.log() * width
+        elif self.form == "diagonal":
+            log_det = self.covariance.log().sum(dim=1)
         else:
-            self.root = _root(covariance) if form == "tied" else torch.stack([_root(one) for one in covariance])
-            identity = torch.eye(width, dtype=means.dtype, device=means.device).expand_as(self.root)
-            self.inverse = torch.linalg.solve_triangular(self.root, identity, upper=False)
             log_det = 2 * self.root.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
-        self.constant = weights.log() - 0.5 * (width * math.log(2 * math.pi) + log_det)
+        return self.weights.log() - 0.5 * (width * math.log(2 * math.pi) + log_det)
 
     def cast(self, count: int, like: Tensor) -> FittedMixture:
         """In the type of other numbers, and packed; count: the rows that it was fitted to."""
-        spread = self.covariance
+        spread = self.covariance.to(like)
         if self.form == "tied":
             spread = packed(spread)
         elif self.form == "full":
             spread = torch.stack([packed(one) for one in spread])
-        return FittedMixture(count, self.weights.to(like), self.means.to(like), spread.to(like), self.form)
+        return FittedMixture(count, self.weights.to(like), self.means.to(like), spread, self.form)
 
     def log_joint(self, z: Tensor) -> Tensor:
         """(n, d) -> (n, k) log w_k N(z; k)."""
@@ -187,13 +237,12 @@ class Mixture:
         """The same up to a number for each row, where that saves work: what a tied covariance makes of the row alone."""
         if self.form != "tied":
             return self.joint(x, squares)
-        means = (self.means - self.centre) @ self.inverse.T
-        offset = self.constant - 0.5 * means.square().sum(dim=1)
-        return x @ (means @ self.inverse).to(x).T + offset.to(x)
+        slope, offset = self.discriminant
+        return linear(x, slope.to(x), offset.to(x))
 
     def left_out(self, chunks: Chunks) -> Tensor | float:
         """The sum over all rows of what ``evidence`` leaves out."""
-        return 0.5 * (self.inverse @ chunks.moment * self.inverse).sum() if self.form == "tied" else 0.0
+        return 0.5 * (self.precision * chunks.moment).sum() if self.form == "tied" else 0.0
 
     def parameters(self) -> int:
         """Free ones: p in the BIC."""
@@ -221,14 +270,18 @@ def expectation_maximisation(
     """
     chunks = chunks or _chunks(z, start.form)
 
-    def step(mixture: Mixture) -> tuple[float, Mixture, bool]:
+    def step(mixture: Mixture, last: bool) -> tuple[float, Mixture, bool]:
         nonlocal reseeds
         sums = _Sums(mixture.form, chunks, len(mixture.weights))
+        total = chunks.middle.new_zeros(())
         for x, squares in chunks:
-            evidence = mixture.evidence(x, squares)
-            total = evidence.logsumexp(dim=1)
-            sums.add(x, squares, (evidence - total[:, None]).exp_(), total)
-        value = float(sums.total - mixture.left_out(chunks)) / len(z)
+            weight, log_likelihood = _responsibilities(mixture.evidence(x, squares))
+            total += log_likelihood.sum(dtype=torch.float64)
+            if not last:
+                sums.add(x, squares, weight)
+        value = float(total - mixture.left_out(chunks)) / len(z)
+        if last:
+            return value, mixture, False
         empty = sums.counts < EMPTY
         moved = bool(empty.any())
         if not moved:
@@ -239,8 +292,17 @@ def expectation_maximisation(
             found = _reseeded(found, z[_worst(mixture, chunks, int(empty.sum()))].double())
         return value, found, True
 
-    begun = Mixture(start.form, start.weights, start.means, start.covariance, chunks.middle)
-    return climb(begun, step, tolerance, iterations)
+    if not torch.equal(start.centre, chunks.middle):
+        start = Mixture(start.form, start.weights, start.means, start.covariance, chunks.middle)
+    return climb(start, step, tolerance, iterations)
+
+
+def _responsibilities(evidence: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax (n, k) and logsumexp (n,) of evidence (n, k), which is overwritten: one exponential for both."""
+    top = evidence.amax(dim=1, keepdim=True)
+    weight = evidence.sub_(top).exp_()
+    total = weight.sum(dim=1, keepdim=True)
+    return weight.div_(total), (top + total.log()).squeeze(1)
 
 
 def _worst(mixture: Mixture, chunks: Chunks, m: int) -> Tensor:
@@ -250,14 +312,18 @@ def _worst(mixture: Mixture, chunks: Chunks, m: int) -> Tensor:
 
 
 def climb(
-    start: Parameters, step: Callable[[Parameters], tuple[float, Parameters, bool]], tolerance: float, iterations: int
+    start: Parameters,
+    step: Callable[[Parameters, bool], tuple[float, Parameters, bool]],
+    tolerance: float,
+    iterations: int,
 ) -> tuple[Parameters, list[float]]:
     """Repeats ``step`` (the value of the parameters; the next ones; whether those are no longer bound to be better) until the
-    value gains less than ``tolerance``. The best parameters met, and all values."""
+    value gains less than ``tolerance``; the last step is told that none follows, so that it need not find the next ones. The best
+    parameters met, and all values."""
     best, current, free = start, start, True
     values: list[float] = []
     for iteration in range(iterations + 1):
-        value, following, moved = step(current)
+        value, following, moved = step(current, iteration == iterations)
         if not values or value > max(values):
             best = current
         values.append(value)
@@ -273,19 +339,17 @@ class _Sums:
     def __init__(self, form: Form, chunks: Chunks, k: int) -> None:
         width = chunks.z.shape[1]
         self.form, self.chunks = form, chunks
-        shapes = ((k,), (k, width), (k, width, width) if form == "full" else (k, width), ())
-        self.counts, self.first, self.second, self.total = (chunks.middle.new_zeros(shape) for shape in shapes)
+        shapes = ((k,), (k, width), (k, width, width) if form == "full" else (k, width))
+        self.counts, self.first, self.second = (chunks.middle.new_zeros(shape) for shape in shapes)
 
-    def add(self, x: Tensor, squares: Tensor, weight: Tensor, log_likelihood: Tensor | None = None) -> None:
+    def add(self, x: Tensor, squares: Tensor, weight: Tensor) -> None:
         self.counts += weight.sum(dim=0, dtype=torch.float64)
-        self.first += weight.T @ x
+        self.first += linear(weight.T, x.T)
         if self.form == "full":
             for k in range(len(self.counts)):
-                self.second[k] += (weight[:, k, None] * x).T @ x
+                self.second[k] += linear((weight[:, k, None] * x).T, x.T)
         elif self.form != "tied":  # whose second moment is that of all rows, whatever the responsibilities
-            self.second += weight.T @ squares
-        if log_likelihood is not None:
-            self.total += log_likelihood.sum(dtype=torch.float64)
+            self.second += linear(weight.T, squares.T)
 
     def maximised(self, floor: float, mask: Tensor | None = None) -> Mixture:
         """The mixture that makes these responsibilities likeliest, of the components in ``mask``."""
@@ -328,7 +392,7 @@ def hard_mixture(z: Tensor, label: Tensor, form: Form, floor: float, chunks: Chu
 
 
 def _chunks(z: Tensor, form: Form) -> Chunks:
-    return Chunks(z, z.mean(dim=0, dtype=torch.float64), squares=form in ("spherical", "diagonal"), size=ROWS)
+    return Chunks(z, middle_of(z), squares=form in ("spherical", "diagonal"), size=ROWS)
 
 
 def mean_log_likelihood(mixture: Mixture, z: Tensor) -> float:
@@ -343,11 +407,13 @@ def bic(mixture: Mixture, z: Tensor) -> float:
 
 def absolute_floor(z: Tensor, share: float) -> float:
     """``share`` of the mean variance of the rows; a small number where they are all the same."""
-    variance = float((z - z.mean(dim=0)).square().mean(dtype=torch.float64))
+    variance = float(torch.linalg.vector_norm(z - z.mean(dim=0), dim=1).double().square().sum()) / z.numel()
     return share * variance or JITTER
 
 
-def _root(covariance: Tensor) -> Tensor:
-    """Cholesky factor; after rounding to float32 a covariance may need a little more on its diagonal."""
+def roots(covariance: Tensor) -> Tensor:
+    """Cholesky factors of (d, d) or (k, d, d); after rounding to float32 a covariance may need a little more on its diagonal."""
     factor, info = torch.linalg.cholesky_ex(covariance)
-    return factor if int(info) == 0 else cholesky(covariance)
+    if not bool(info.any()):
+        return factor
+    return cholesky(covariance) if covariance.dim() == 2 else torch.stack([roots(one) for one in covariance])

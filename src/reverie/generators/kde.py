@@ -10,9 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from reverie.generators.family import Family
+from reverie.generators.family import Family, Fitted
 from reverie.generators.gaussian import JITTER
-from reverie.types import FittedDensity, State
+from reverie.types import State
 
 ROWS = 1024  # rows that are compared with all kept ones at a time
 JUDGED = 1024  # rows by which a bandwidth is judged (leave-one-out)
@@ -63,11 +63,15 @@ class KernelDensity(Family):
         return None if self.most is None else width * self.most + (width if isinstance(self.bandwidth, str) else 1)
 
 
-class FittedKernels:
+class FittedKernels(Fitted):
     """rows (m, d), real ones; bandwidth (d,), or (1,) where it was given as a number. Immutable."""
 
     def __init__(self, count: int, rows: Tensor, bandwidth: Tensor, most: int | None) -> None:
         self.count, self.rows, self.bandwidth, self.most = count, rows, bandwidth, most
+
+    @property
+    def width(self) -> int:
+        return self.rows.shape[1]
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         which = torch.randint(len(self.rows), (n,), generator=rng, device=self.rows.device)
@@ -85,7 +89,7 @@ class FittedKernels:
         ]
         return torch.cat(parts).to(z)
 
-    def merge(self, other: FittedDensity) -> FittedKernels | None:
+    def union(self, other: Fitted) -> FittedKernels | None:
         """All rows of both, where the bandwidth is one number and no row was left out."""
         if not isinstance(other, FittedKernels) or not torch.equal(self.bandwidth, other.bandwidth):
             return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal, cast
 
 import torch
@@ -42,7 +42,6 @@ from reverie.options import Part
 from reverie.seeding import Randomness, derived_seed
 from reverie.types import Batch, Level, Losses, Phase, Rows, State, StreamSpec
 
-UNKNOWN = -1  # the label of a row whose class is not known
 OUTSIDE = 1e-3  # how far a value may lie outside [0, 1] by rounding
 
 
@@ -69,6 +68,15 @@ class Codes:
         return torch.softmax(self.domain_logits, dim=1)
 
 
+@dataclass(frozen=True)
+class Recognised:
+    """What images are taken for: classes and domains (B,), and how probable the class is, sure (B,) in (0, 1]."""
+
+    classes: Tensor
+    domains: Tensor
+    sure: Tensor
+
+
 @dataclass(eq=False, repr=False)
 class AdversarialAutoencoder(Part):
     """A generator G(z, c, a) of images from a continuous code, a class and a domain (the task in which rows were met), a critic D, and
@@ -78,7 +86,8 @@ class AdversarialAutoencoder(Part):
     wake, critic: D(G(z, c, a)) - D(x) + penalty_weight * gradient penalty, z from the prior; and, once in ``critic_steps`` steps, generator:
     -D(G(z, c, a)) + mutual_information * [cross-entropy of c under q(c|G) and of a under q(a|mean of q(z|G))];
     dream, G and q(z|x): reconstruction_weight * |G(z, c~, a~) - x|^2 + kl_weight * KL(q(z|x) || prior) + code_kl_weight * [KL(q(c|x) ||
-    uniform) + KL(q(a|z) || uniform)], c~ and a~ drawn from q(c|x) and q(a|z) by Gumbel-softmax;
+    uniform) + KL(q(a|z) || uniform)] + (domain_shapes_encoder) cross-entropy of a under q(a|z), c~ and a~ drawn from q(c|x) and q(a|z) by
+    Gumbel-softmax;
     labels: cross-entropy of c under q(c|x), and of a under q(a|z).
 
     "Wake" and "dream" are the authors' words, not those of the wake-sleep algorithm. Images are in [0, 1] outside, in [-1, 1] inside. Rows whose
@@ -88,7 +97,7 @@ class AdversarialAutoencoder(Part):
     size: Annotated[
         Size | None,
         Field(
-            description="networks: tiny (any multiple of 4), small32, faithful32, faithful64, eccv28; None: faithful64 for 64 x 64, else tiny"
+            description="networks: tiny (any multiple of 4), or small32, faithful32, faithful64 and eccv28 for images of that side; None: tiny"
         ),
     ] = None
     norm: Annotated[
@@ -141,6 +150,12 @@ class AdversarialAutoencoder(Part):
     ] = False
     domain_shapes_encoder: Annotated[
         bool, Field(description="dream: the encoder learns to tell domains, beside q(a|z)")
+    ] = True
+    relabel: Annotated[
+        bool,
+        Field(
+            description="in generative replay: it rehearses its samples under the class and domain that it finds in them, not those asked for"
+        ),
     ] = True
     critic_optimiser: Annotated[Optimiser, Field(description="of the critic")] = field(
         default_factory=lambda: _adam(2e-4)
@@ -279,12 +294,15 @@ class AdversarialAutoencoder(Part):
         """Its own stretch of training, before a solver's."""
         return Phase(name, self.phase_batch_size, steps=self.phase_steps)
 
-    def step(self, batch: Batch) -> Losses:
+    def step(self, batch: Batch, trusted: bool = False) -> Losses:
         """All updates on rows in [0, 1]; y: class indices (B,), -1 where not known, or soft (B, outputs); task: the domain.
 
+        trusted: that every row has a class and a domain with a code was checked once for all rows, so that an accelerator need not be waited for.
         Raises DataError for a class or domain without a code and, where the stream does not say their range, for values outside [0, 1].
         """
-        taught = self._checked(batch)
+        if self.spec.value_range is None:
+            self._check_values(batch.x)
+        taught = "all" if trusted else self._checked(batch)
         x, weight = 2 * batch.x - 1, batch.weight
         known, c = self._class_codes(batch, taught)
         a = nn.functional.one_hot(batch.task, self.domains).float()
@@ -294,27 +312,26 @@ class AdversarialAutoencoder(Part):
         losses["classes"] = self._label(x, c, weight * known) if taught != "none" else torch.zeros_like(losses["kl"])
         return losses
 
+    def _check_values(self, x: Tensor) -> None:
+        low, high = torch.stack(x.aminmax()).tolist()
+        if not (low >= -OUTSIDE and high <= 1 + OUTSIDE):  # nor for NaN
+            raise DataError(f"lgaa: inputs must lie in [0, 1], these lie in [{low:g}, {high:g}]; rescale them")
+
     def _checked(self, batch: Batch) -> Literal["all", "some", "none"]:
-        """How many rows have a class. One look at the numbers, so that an accelerator is waited for once a step."""
+        """How many rows have a class. One look at the numbers, so that an accelerator is waited for once."""
         hard = batch.y is not None and not batch.y.is_floating_point()
-        looked = [batch.task.max()]
-        looked += [batch.y.min(), batch.y.max()] if hard and batch.y is not None else []
-        looked += [batch.x.min(), batch.x.max()] if self.spec.value_range is None else []
-        domain, *rest = torch.stack([each.double() for each in looked]).tolist()
-        if self.spec.value_range is None:
-            *rest, low, high = rest
-            if not (low >= -OUTSIDE and high <= 1 + OUTSIDE):
-                raise DataError(f"lgaa: inputs must lie in [0, 1], these lie in [{low:g}, {high:g}]; rescale them")
+        looked = [batch.task.max(), *(batch.y.aminmax() if hard and batch.y is not None else ())]
+        domain, *rest = torch.stack(looked).tolist()
         if domain >= self.domains:
             raise DataError(
-                f"lgaa: rows of domain {domain:g}, and there are codes for domains 0 to {self.domains - 1}; begin the task first"
+                f"lgaa: rows of domain {domain}, and there are codes for domains 0 to {self.domains - 1}; begin the task first"
             )
         if not hard:
             return "none" if batch.y is None else "all"
         least, most = rest
         if most >= self.outputs:
             raise DataError(
-                f"lgaa: rows of class {most:g}, and there are codes for classes 0 to {self.outputs - 1}; extend the stream by the new "
+                f"lgaa: rows of class {most}, and there are codes for classes 0 to {self.outputs - 1}; extend the stream by the new "
                 "classes and begin the task first"
             )
         return "none" if most < 0 else "all" if least >= 0 else "some"
@@ -446,11 +463,25 @@ class AdversarialAutoencoder(Part):
     # ------------------------------------------------------------------ inference and sampling, images in [0, 1]
 
     def encode(self, x: Tensor) -> Codes:
-        """(B, *shape) in [0, 1]."""
+        """(B, *shape) in [0, 1]. No domain is found that was not learnt yet, whatever codes are there: its logit is -inf."""
         with torch.no_grad(), self.device.autocast():
             images = 2 * x - 1
             mean, std = self._ready("encoder")(images)
-            return Codes(mean, std, self._ready("classes")(images), self._ready("domains")(mean))
+            domains = self._ready("domains")(mean)
+            if self.trained:
+                domains[:, self.seen :] = -torch.inf
+            return Codes(mean, std, self._ready("classes")(images), domains)
+
+    def recognise(self, x: Tensor, categories: bool = False) -> Recognised:
+        """(B, *shape) in [0, 1], to be labelled: of the classes that were taught the most probable, and of the domains that were learnt.
+        categories: of all outputs, where classes are categories of the model's own."""
+        found = self.encode(x)
+        logits = found.class_logits
+        if not categories:
+            untaught = ~self.taught().any(dim=0)
+            logits = logits.masked_fill(untaught.to(logits.device), -torch.inf)
+        sure, classes = torch.softmax(logits, dim=1).max(dim=1)
+        return Recognised(classes, found.domain_logits.argmax(dim=1), sure)
 
     def class_logits(self, x: Tensor) -> Tensor:
         """(B, *shape) in [0, 1] -> (B, classes)."""
@@ -493,6 +524,13 @@ class AdversarialAutoencoder(Part):
         domains = torch.multinomial(shares, 1, generator=_on_cpu(rng))[:, 0].to(classes.device)
         x = self.draw(classes, domains, rng)
         return Batch(x, classes, domains, torch.full((n,), 1 / n, device=x.device))
+
+    def relabelled(self, batch: Batch) -> Batch:
+        """Samples of it under the class and domain that it finds in them, or, with relabel off, as they are."""
+        if not self.relabel:
+            return batch
+        found = self.recognise(batch.x)
+        return replace(batch, y=found.classes, task=found.domains)
 
     def taught(self) -> Tensor:
         """(domains learnt, classes) bool: which domain taught which class."""

@@ -30,7 +30,8 @@ class Layout:
     latent: numbers of the continuous code. hidden: widths of the generator's layers before its first map of ``first`` channels; up: its
     transposed convolutions but the last, (kernel, stride). down, dense: the trunk of critic and encoder. classes: the trunk of the
     class inference, None: as ``down`` and ``dense``; pooled: with a maximum over 2 x 2 after each convolution; dropout before its head.
-    domains: hidden widths of the domain inference. sides: of the images that it is for; None: any that ``up`` can reach.
+    domains: hidden widths of the domain inference. sides: of the images that it is for; None: any that ``up`` can reach. norm: of the generator
+    and of that trunk, where it is not in the first ``plain`` convolutions nor, unless ``norm_dense``, in fully connected layers.
     """
 
     latent: int
@@ -46,6 +47,8 @@ class Layout:
     pooled: bool = False
     dropout: float = 0.0
     norm: Norm = "none"
+    plain: int = 0
+    norm_dense: bool = True
     sides: tuple[int, ...] | None = None
 
     @property
@@ -75,6 +78,8 @@ def _faithful(share: int, latent: int, more: bool = False) -> Layout:
         pooled=True,
         dropout=0.5,
         norm="affine",
+        plain=int(more),
+        norm_dense=False,
         sides=(64,) if more else (32,),
     )
 
@@ -103,6 +108,7 @@ LAYOUTS: Mapping[Size, Layout] = {
         dense=(1024,),
         domains=(64,),
         norm="affine",
+        plain=1,
         sides=(28,),
     ),
 }
@@ -205,7 +211,7 @@ class Critic(nn.Module):
         seed: int,
     ) -> None:
         super().__init__()
-        self.trunk = trunk(layout.down, layout.dense, "none" if norm == "batch" else norm, shape, gated=True)
+        self.trunk = _down(layout, "none" if norm == "batch" else norm, shape, gated=True)
         width = output_width(self.trunk, shape)
         self.score = Linear(width, 1)
         self.conditioning = conditioning
@@ -232,7 +238,7 @@ class GaussianEncoder(nn.Module):
 
     def __init__(self, layout: Layout, norm: Norm, shape: tuple[int, ...]) -> None:
         super().__init__()
-        self.trunk = trunk(layout.down, layout.dense, "none" if norm == "batch" else norm, shape)
+        self.trunk = _down(layout, "none" if norm == "batch" else norm, shape)
         self.heads = Linear(output_width(self.trunk, shape), 2 * layout.latent)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -255,7 +261,7 @@ class Inference(nn.Module):
 def class_inference(layout: Layout, norm: Norm, shape: tuple[int, ...], classes: int, seed: int) -> Inference:
     """x (B, *shape) -> (B, classes)."""
     if layout.classes is None:
-        layers = trunk(layout.down, layout.dense, norm, shape)
+        layers = _down(layout, norm, shape)
     else:
         # The published one has batch norm whatever the others have.
         layers = trunk(layout.classes, layout.class_dense, "batch", shape, pooled=layout.pooled, leaky=False)
@@ -274,6 +280,13 @@ def domain_inference(layout: Layout, domains: int, seed: int) -> Inference:
     return Inference(nn.Sequential(*layers), width, domains, seed)
 
 
+def _down(layout: Layout, norm: Norm, shape: tuple[int, ...], gated: bool = False) -> nn.Sequential:
+    """The trunk that critic, encoder and, unless it has its own, class inference share the shape of."""
+    return trunk(
+        *(layout.down, layout.dense, norm, shape), gated=gated, plain=layout.plain, norm_dense=layout.norm_dense
+    )
+
+
 def trunk(
     convolutions: Sequence[tuple[int, int, int]],
     dense: Sequence[int],
@@ -283,23 +296,27 @@ def trunk(
     pooled: bool = False,
     leaky: bool = True,
     gated: bool = False,
+    plain: int = 0,
+    norm_dense: bool = True,
 ) -> nn.Sequential:
     """Convolutions, then fully connected layers, each with an activation behind it. gated: leaky ReLUs that can be differentiated twice at no
-    cost."""
+    cost. plain: first convolutions without normalisation; norm_dense: whether fully connected layers have it."""
 
     def activation() -> nn.Module:
         return (LeakyGate() if gated else nn.LeakyReLU(SLOPE)) if leaky else nn.ReLU()
 
     layers: list[nn.Module] = []
     channels = shape[0]
-    for wide, kernel, stride in convolutions:
+    for place, (wide, kernel, stride) in enumerate(convolutions):
         layers += [nn.Conv2d(channels, wide, kernel, stride, padding=(kernel - 1) // 2)]
-        layers += [*_normalised(norm, wide), activation(), *([nn.MaxPool2d(2)] if pooled else [])]
+        layers += _normalised(norm if place >= plain else "none", wide)
+        layers += [activation(), *([nn.MaxPool2d(2)] if pooled else [])]
         channels = wide
     layers.append(nn.Flatten())
     width = output_width(nn.Sequential(*layers), shape)
     for hidden in dense:
-        layers += [Linear(width, hidden), *_normalised(norm, hidden, flat=True), activation()]
+        layers += [Linear(width, hidden)]
+        layers += [*_normalised(norm if norm_dense else "none", hidden, flat=True), activation()]
         width = hidden
     return nn.Sequential(*layers)
 
@@ -312,10 +329,10 @@ class LeakyGate(Gate):
 
 
 def chosen_layout(size: Size | None, shape: tuple[int, ...]) -> tuple[Size, Layout]:
-    """The networks for images of this shape; None: the first that fits. Raises OptionsError."""
+    """The networks for images of this shape; None: tiny, which a CPU can train. Raises OptionsError."""
     if len(shape) != 3:
         raise OptionsError(f"lgaa needs images (channels, height, width), this stream's inputs have shape {shape}")
-    found: Size = size or ("faithful64" if shape[1:] == (64, 64) else "tiny")
+    found: Size = size or "tiny"
     layout = LAYOUTS[found]
     if layout.sides is not None and any(side not in layout.sides for side in shape[1:]):
         raise OptionsError(

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from reverie.checks import Problems
-from reverie.generators.family import Family
+from reverie.generators.family import Family, Fitted
 from reverie.generators.gaussian import JITTER, Gaussian
 from reverie.types import Density, FittedDensity, State
 
@@ -49,7 +49,9 @@ class PrincipalComponents(Family):
         centred = z.double() - mean
         values, directions = principal_axes(centred)
         q = self._kept(values, z.shape[1])
-        basis = directions[:, :q].to(z)
+        basis = (
+            directions[:, :q].to(z).contiguous()
+        )  # as it lies when it was saved and loaded: so its products have the same bits
         left = (centred.square().mean(dim=0).sum() - values[:q].sum()).clamp(min=0) / max(z.shape[1] - q, 1)
         noise = left.clamp(min=JITTER * float(values.sum() / z.shape[1]) or JITTER) if self.noise else left * 0
         inner = self.density.fit((z - mean.to(z)) @ basis, rng)
@@ -60,12 +62,21 @@ class PrincipalComponents(Family):
         inner = self.density.restore({**inside, **state["inner"]})
         return FittedPrincipal(inner, state["mean"], state["basis"], state["noise"])
 
+    @property
+    def has_density(self) -> bool:
+        """Without noise only where all directions are kept, which a share of the variance hardly asks for."""
+        return self.density.has_density and (self.noise or isinstance(self.dimensions, int))
+
     def numbers(self, width: int) -> int | None:
         if not isinstance(self.dimensions, int):
             return None
         kept = min(self.dimensions, width)
         inner = self.density.numbers(kept)
         return None if inner is None else inner + width * (kept + 1) + 1
+
+    def rows_needed(self, width: int) -> int:
+        kept = self.dimensions if isinstance(self.dimensions, int) else 1
+        return self.density.rows_needed(min(kept, width))
 
     def _kept(self, values: Tensor, width: int) -> int:
         if isinstance(self.dimensions, int):
@@ -74,13 +85,17 @@ class PrincipalComponents(Family):
         return min(int((share < self.dimensions).sum()) + 1, len(values))
 
 
-class FittedPrincipal:
+class FittedPrincipal(Fitted):
     """inner: the density of the components; mean (d,); basis (d, q), orthonormal; noise (1,), the variance left out in each
     other direction, 0 for none. Immutable."""
 
     def __init__(self, inner: FittedDensity, mean: Tensor, basis: Tensor, noise: Tensor) -> None:
         self.inner, self.mean, self.basis, self.noise = inner, mean, basis, noise
         self.count = inner.count
+
+    @property
+    def width(self) -> int:
+        return len(self.mean)
 
     def sample(self, n: int, rng: torch.Generator) -> Tensor:
         drawn = self.mean + self.inner.sample(n, rng) @ self.basis.T
@@ -102,10 +117,6 @@ class FittedPrincipal:
             return total
         rest = (centred - inside @ self.basis.T).square().sum(dim=1)
         return total - 0.5 * (rest / self.noise + (d - q) * (self.noise.log() + math.log(2 * math.pi)))
-
-    def merge(self, other: FittedDensity) -> None:
-        """The directions of the union are others."""
-        return
 
     def tensors(self) -> dict[str, Tensor]:
         inside = {f"inner.{name}": tensor for name, tensor in self.inner.tensors().items()}

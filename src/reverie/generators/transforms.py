@@ -1,4 +1,4 @@
-"""Invertible maps around a density, and what its samples are cut to. Fitted to one density's rows and kept with it."""
+"""Maps around a density and back, and what its samples are cut to. Fitted to one density's rows and kept with it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from torch import Tensor
 from reverie.checks import DataError
 from reverie.types import FittedDensity
 
-Step = Literal["standardise", "tukey", "log1p", "whiten"]
+Step = Literal["standardise", "tukey", "log1p", "whiten", "normalise"]
 Support = Literal["auto", "real", "nonnegative", "hurdle"]
 
 FLOOR = 1e-6  # of a standard deviation, relative to the mean one: constant features stay invertible
+SHORT = 1e-12  # what is no longer has no direction
 DRAWN = 4096  # samples by which the thresholds of a hurdle are set
 
 
@@ -30,18 +31,26 @@ class FittedTransforms:
             z = self._forward(place, step, z)
         return z
 
-    def inverse(self, u: Tensor) -> Tensor:
-        """Of samples: mapped back, then cut to the support."""
-        z = self._back(u)
+    def inverse(self, u: Tensor, rng: torch.Generator | None = None) -> Tensor:
+        """Of samples: cut to what the steps can give, mapped back, then cut to the support. rng: of the lengths, where they were taken
+        away."""
         if self.support == "hurdle":  # a coordinate below its threshold is 0, any other is not
+            z = self._back(u, rng)
             return z.abs().masked_fill(z < self.numbers["thresholds"], 0.0)
-        needs_cut = self.support == "nonnegative" or bool({"tukey", "log1p"} & set(self.steps))
-        return z.clamp(min=0) if needs_cut else z
+        z = self._back(u, rng, cut=True)
+        return z.clamp(min=0) if self.support == "nonnegative" else z
 
     def log_prob(self, density: FittedDensity, z: Tensor) -> Tensor:
-        """log density of z (n, d) by the change of variables; the support is not part of it."""
+        """log density of z (n, d) by the change of variables, -inf where a root or logarithm is not defined. The density itself knows
+        nothing of such bounds, nor of the support: samples beyond lie on the edge, and the integral is 1 less their share. Values
+        closer to 0 than 1e-6 count as 1e-6 under a root. Raises NotImplementedError where lengths were taken away.
+        """
+        if "normalise" in self.steps:
+            raise NotImplementedError("rows of length 1 lie on a sphere, so their density is none of all latents")
         total = z.new_zeros(len(z))
         for place, step in enumerate(self.steps):
+            if step in ("tukey", "log1p"):
+                total = total.masked_fill((z < 0).any(dim=1), -math.inf)
             total = total + self._log_jacobian(place, step, z)
             z = self._forward(place, step, z)
         return density.log_prob(z) + total
@@ -50,7 +59,7 @@ class FittedTransforms:
         """For a hurdle: each coordinate's threshold below which the density puts the share of zeros that the rows had."""
         if self.support != "hurdle":
             return self
-        drawn = self._back(density.sample(DRAWN, rng)).sort(dim=0).values
+        drawn = self._back(density.sample(DRAWN, rng), rng).sort(dim=0).values
         zeros = self.numbers["zeros"]
         place = (zeros * DRAWN).round().long().clamp(max=DRAWN - 1)
         thresholds = drawn.gather(0, place[None])[0]
@@ -70,10 +79,12 @@ class FittedTransforms:
     def tensors(self) -> dict[str, Tensor]:
         return self.numbers
 
-    def _back(self, u: Tensor) -> Tensor:
-        """Mapped back through the steps, with nothing cut off: a root's inverse is odd, so that order is kept below 0 too."""
+    def _back(self, u: Tensor, rng: torch.Generator | None, cut: bool = False) -> Tensor:
+        """Mapped back through the steps. Without ``cut`` a root's inverse is odd, so that order is kept below 0 too."""
         for place in reversed(range(len(self.steps))):
-            u = self._inverse(place, self.steps[place], u)
+            step = self.steps[place]
+            u = u.clamp(min=0) if cut and step in ("tukey", "log1p") else u
+            u = self._inverse(place, step, u, rng)
         return u
 
     # ------------------------------------------------------------------ single steps
@@ -83,13 +94,19 @@ class FittedTransforms:
             return (z - self.numbers[f"{place}.mean"]) / self.numbers[f"{place}.scale"]
         if step == "whiten":
             return (z - self.numbers[f"{place}.mean"]) @ self.numbers[f"{place}.inverse"]
+        if step == "normalise":
+            return _directions(z)
         return z.clamp(min=0).sqrt() if step == "tukey" else torch.log1p(z.clamp(min=0))
 
-    def _inverse(self, place: int, step: Step, u: Tensor) -> Tensor:
+    def _inverse(self, place: int, step: Step, u: Tensor, rng: torch.Generator | None) -> Tensor:
         if step == "standardise":
             return u * self.numbers[f"{place}.scale"] + self.numbers[f"{place}.mean"]
         if step == "whiten":
             return u @ self.numbers[f"{place}.root"] + self.numbers[f"{place}.mean"]
+        if step == "normalise":
+            assert rng is not None
+            noise = torch.randn(len(u), 1, generator=rng, device=u.device, dtype=u.dtype)
+            return _directions(u) * (self.numbers[f"{place}.mean"] + noise * self.numbers[f"{place}.scale"]).exp()
         return u * u.abs() if step == "tukey" else torch.expm1(u.abs()).copysign(u)
 
     def _log_jacobian(self, place: int, step: Step, z: Tensor) -> Tensor:
@@ -104,7 +121,7 @@ class FittedTransforms:
 
 def fit_transforms(steps: Sequence[Step], support: Support, z: Tensor) -> FittedTransforms:
     """To rows z (n, d). Raises DataError where a step or a support needs x >= 0 and the rows are not."""
-    lowest = float(z.min())
+    lowest = 0.0 if support == "real" else float(z.min())
     if support == "auto":
         support = "nonnegative" if lowest >= 0 else "real"
     elif support in ("nonnegative", "hurdle") and lowest < 0:
@@ -126,6 +143,11 @@ def restore_transforms(steps: Sequence[Step], support: Support, numbers: dict[st
     return FittedTransforms(steps, support, numbers)
 
 
+def _directions(z: Tensor) -> Tensor:
+    """(n, d) rows of length 1; 0 stays 0."""
+    return z / torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp(min=SHORT)
+
+
 def _numbers(step: Step, z: Tensor) -> dict[str, Tensor]:
     if step == "standardise":
         scale = z.std(dim=0, correction=0)
@@ -135,5 +157,9 @@ def _numbers(step: Step, z: Tensor) -> dict[str, Tensor]:
         values, vectors = torch.linalg.eigh(torch.cov((z - mean).T.double(), correction=0).reshape(z.shape[1], -1))
         scale = values.clamp(min=FLOOR * float(values.mean()) or 1.0).sqrt()
         inverse, root = vectors / scale, (vectors * scale).T
-        return {"mean": mean, "inverse": inverse.to(z), "root": root.to(z)}
+        return {"mean": mean, "inverse": inverse.to(z).contiguous(), "root": root.to(z).contiguous()}
+    if step == "normalise":  # lengths are lognormal, of mean and deviation of their logarithms (1,)
+        length = torch.linalg.vector_norm(z, dim=1)
+        logs = length[length > SHORT].log() if bool((length > SHORT).any()) else length.new_full((1,), math.log(SHORT))
+        return {"mean": logs.mean().reshape(1), "scale": logs.std(correction=0).reshape(1)}
     return {}

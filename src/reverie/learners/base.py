@@ -56,13 +56,17 @@ class SolverLearner(Part):
     ] = "all"
 
     on_merged_stream = False
-    trouble = ""  # what a learner found out when a loss stopped being finite
     kinds: ClassVar[Sequence[Kind]] = ("classification",)  # of streams that it can learn
 
     def recommended(self, values: Mapping[str, Any], option: str | None = None) -> Mapping[str, Any]:
         if option is None and self.epochs is not None:
             return {name: value for name, value in values.items() if name != "steps"}
         return values
+
+    @property
+    def trouble(self) -> str:
+        """What a learner has found out about a loss that stopped being finite."""
+        return ""
 
     def check(self, problems: Problems) -> None:
         problems.check(

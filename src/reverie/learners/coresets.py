@@ -43,6 +43,9 @@ class Coreset(Part):
         Literal["uniform", "random"],
         Field(description="of the rows of other tasks: all outputs alike, or one drawn anew at each step"),
     ] = "uniform"
+    kl_weight: Annotated[
+        float | None, Field(ge=0, description="weight of the KL term in the phase; None: that of the learner")
+    ] = None
 
     def recommended(self, values: Mapping[str, Any], option: str | None = None) -> Mapping[str, Any]:
         return {}  # the stream's steps are those of a task, which may have its own
@@ -75,6 +78,10 @@ class Coreset(Part):
         return torch.randperm(len(task.train), generator=Randomness(self.rng.seed).at("coreset", task.index))
 
     # ------------------------------------------------------------------ the phase after the last task
+
+    def weight_of_kl(self, usual: float) -> float:
+        """usual: the learner's."""
+        return usual if self.kl_weight is None else self.kl_weight
 
     def phase(self, train: Phase) -> Phase:
         """train: that of a task."""

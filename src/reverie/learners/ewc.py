@@ -11,19 +11,20 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from reverie.checks import Problems
+from reverie.checks import OptionsError, Problems
+from reverie.device import Device
 from reverie.learners.answers import EVALUATION, NETWORKS_AT_ONCE, CriterionName, in_parts, log_mean, preferred
 from reverie.learners.base import masked
 from reverie.learners.regularised import Regularised
 from reverie.nn.parameters import Ensemble, ParameterSpec
 from reverie.penalties import FisherPenalty, LaplacePenalty
 from reverie.penalties.ewc import Fisher, FisherRows, FisherStrength, Gamma, check_gamma
-from reverie.penalties.laplace import PriorVariance
+from reverie.penalties.laplace import FisherPrior, PriorVariance, check_fisher_prior
 from reverie.probes.plane import Plane
 from reverie.probes.task_inference import TaskInference
-from reverie.seeding import generator
+from reverie.seeding import Randomness, generator
 from reverie.solvers.outputs import log_probabilities
-from reverie.types import Penalty, Phase, Prediction, Probe, Task
+from reverie.types import Penalty, Phase, Prediction, Probe, StreamSpec, Task
 
 Mode = Annotated[
     Literal["separate", "online", "bayesian"],
@@ -56,6 +57,7 @@ class EWC(Regularised):
     gamma: Gamma = 1.0
     fisher: Fisher = "exact"
     fisher_rows: FisherRows = None
+    fisher_prior: FisherPrior = "once"
     prior_variance: PriorVariance = 1.0
     answers: Answers = "point"
     test_samples: TestSamples = 10
@@ -66,7 +68,9 @@ class EWC(Regularised):
     def check(self, problems: Problems) -> None:
         super().check(problems)
         check_gamma(problems, self.mode, self.gamma)
-        for name, usual in (("prior_variance", 1.0), ("answers", "point"), ("criterion", "entropy")):
+        check_fisher_prior(problems, self.fisher_prior, self.fisher_rows)
+        unused = (("prior_variance", 1.0), ("fisher_prior", "once"), ("answers", "point"), ("criterion", "entropy"))
+        for name, usual in unused:
             value = getattr(self, name)
             problems.check(
                 self.mode == "bayesian" or value == usual,
@@ -82,9 +86,17 @@ class EWC(Regularised):
             "or use criterion = 'entropy'",
         )
 
+    def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
+        super().build(spec, rng, device)
+        if self.criterion != "entropy" and not self._own_heads:
+            raise OptionsError(
+                f"criterion = {self.criterion!r}: chooses between heads, and here all tasks have the same outputs, so that there is one model and "
+                "no task to infer; leave it out, or use active_classes = 'current' on a class-incremental stream"
+            )
+
     def make_penalty(self) -> Penalty:
         if self.mode == "bayesian":
-            return LaplacePenalty(self.strength, self.prior_variance, self.fisher, self.fisher_rows)
+            return LaplacePenalty(self.strength, self.prior_variance, self.fisher, self.fisher_rows, self.fisher_prior)
         return FisherPenalty(self.strength, self.mode, self.gamma, self.fisher, self.fisher_rows)
 
     def _enter(self, task: int) -> None:
@@ -136,9 +148,13 @@ class EWC(Regularised):
 
     def _heads(self) -> Sequence[Sequence[int]]:
         """Outputs of the tasks so far where each has a head of its own; else none. In a merged stream one task has all heads."""
+        return self.spec.heads[: self.task + 1] if self._own_heads else ()
+
+    @property
+    def _own_heads(self) -> bool:
         spec = self.spec
         own = spec.scenario == "task" or (spec.scenario == "class" and self.active_classes == "current")
-        return spec.heads[: self.task + 1] if own and len(spec.heads) == spec.tasks else ()
+        return own and len(spec.heads) == spec.tasks
 
     def probes(self) -> Sequence[Probe]:
         if not self._heads():

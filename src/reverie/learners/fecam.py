@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -10,12 +11,14 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from reverie.checks import DataError, Problems
+from reverie.checks import DataError, OptionsError, Problems
+from reverie.device import Device
 from reverie.generators.gaussian import cholesky
 from reverie.learners.statistics import StatisticsLearner
 from reverie.nn.matmul import linear
+from reverie.seeding import Randomness
 from reverie.solvers.moments import Moments
-from reverie.types import Memory, Phase, Task
+from reverie.types import Memory, Phase, StreamSpec, Task
 
 AT_ONCE = 8  # classes whose covariances are factored together
 
@@ -50,6 +53,14 @@ class FeCAM(StatisticsLearner):
             problems.add(
                 f"shrinkage = {self.shrinkage}: g2 is larger than g1, and a covariance shrunk so need not have an inverse; raise g1"
             )
+
+    def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
+        lowest = (spec.value_range or (0.0, 0.0))[0]
+        if self.tukey is not None and -math.inf < lowest < 0:
+            raise OptionsError(
+                f"tukey = {self.tukey}: the inputs of this stream go down to {lowest:.3g}, and have no such power; use tukey = None"
+            )
+        super().build(spec, rng, device)
 
     def start(self, width: int, outputs: int) -> None:
         self.moments = Moments(width, outputs, "each", self.device.torch_device)
@@ -102,7 +113,8 @@ class FeCAM(StatisticsLearner):
         d = self.width
         diagonal = covariance.diagonal(dim1=1, dim2=2)
         own = diagonal.mean(dim=1)
-        others = (covariance.sum(dim=(1, 2)) - diagonal.sum(dim=1)) / max(d * (d - 1), 1)
+        # Of one triangle, like the factors: only that is saved, and the other may differ from it in the last bit.
+        others = 2 * covariance.tril(-1).sum(dim=(1, 2)) / max(d * (d - 1), 1)
         g1, g2 = self.shrinkage
         covariance += (g2 * others)[:, None, None]
         covariance.diagonal(dim1=1, dim2=2).add_((g1 * own - g2 * others)[:, None])

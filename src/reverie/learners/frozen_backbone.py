@@ -18,13 +18,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from reverie.checks import OptionsError, Problems, TrainingError
+from reverie.checks import NotReadyError, OptionsError, Problems, ReverieError, StorageError, TrainingError
 from reverie.device import Device
 from reverie.generators import Densities
 from reverie.learners.base import masked, prefixed
+from reverie.learners.fecam import FeCAM
 from reverie.learners.generative_replay import GenerativeReplay
 from reverie.learners.naive import Naive
 from reverie.learners.replay import Replay
+from reverie.learners.statistics import StatisticsLearner, union
 from reverie.nn.cutting import split
 from reverie.nn.networks import Head, Network, forward_flops, multiplications
 from reverie.options import Part
@@ -58,6 +60,13 @@ BACKBONE = "backbone"
 TEST_BYTES = 1 << 24  # latents of a test set that need more are kept on disk
 NORMALISED_ROWS = 4096  # of the first task, by which latents are standardised
 SHARED = ("steps", "batch_size", "learning_rate")  # of a stream's recommendations, what also suits a method on latents
+PROBED = 8  # made-up rows by which a frozen part is known to be the same function
+# Of their largest latent, how far another process may be off: other threads and other devices round otherwise, bf16 most of all.
+ROUNDING = {"float32": 1e-2, "bf16": 1e-1}
+CONSTANT = (
+    "so stored latents would be stale; take out what draws, counts or writes in evaluation mode (functional dropout needs training = "
+    "self.training), or cut below it"
+)
 
 
 @dataclass(eq=False, repr=False)
@@ -140,25 +149,26 @@ class FrozenBackbone(Part):
 
     def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
         self.spec, self.rng, self.device = spec, rng, device
-        self.whole: Any = self.backbone if self.backbone is not None else MLP()
-        self.whole.build(spec, rng, device)
+        self.whole: Any = self._made()
+        self.flops_a_row = float(self.whole.flops(1))
         self.place = self.cut if self.cut is not None else getattr(self.whole, "usual_cut", "encoder")
         self.pretrained: Pretrained | None = None
         if self.weights is not None:
-            self.pretrained = read_pretrained(Path(self.weights))
-            self.pretrained.load_into(self.whole, self._halves()[0])
+            pretrained = read_pretrained(Path(self.weights))
+            pretrained.load_into(self.whole, self._halves()[0])
+            self.pretrained = replace(pretrained, weights={})  # the network has them now
         elif self.frozen == "from-start" and not isinstance(self.backbone, Module):
             raise OptionsError(
                 "frozen = 'from-start': the stream's backbone has not learnt anything; give weights = (a file of reverie pretrain)"
             )
-        below, above = self._halves()
-        with torch.no_grad():
-            probe = below.eval()(torch.zeros(1, *spec.input_shape, device=device.torch_device))
-        self.latent_spec = self._behind(spec, tuple(probe.shape[1:]))
+        below = self._halves()[0]
+        twin = Network(copy.deepcopy(below), None, device)  # what a pass leaves behind is left there
+        latents = _constant(twin, self._probe(), "the part below the cut is not", OptionsError)
+        self.latent_spec = self._behind(spec, tuple(latents.shape[1:]))
         self.below: Network | None = None
         self.fingerprint = ""
         self.task = -1
-        self.inner: Any = self._inner(above)
+        self.inner: Any = self._inner()
         self.inner.build(self.latent_spec, rng, device)
         self._current: tuple[int, Task] | None = None
         self.costs = multiplications(below, spec.input_shape)
@@ -172,6 +182,7 @@ class FrozenBackbone(Part):
                     "up; cut elsewhere, or leave the option out"
                 )
             self.standardised = False
+        self._check_signs(latents)
         if self.frozen == "from-start":
             self._freeze(None)
 
@@ -186,7 +197,9 @@ class FrozenBackbone(Part):
             self.whole.begin_task()
             self.whole.grow(self.spec.outputs)
         elif task.index == 0 and self.standardised:
-            self._freeze(task)
+            self._settle(task)
+        else:
+            self._look_again(TrainingError)
         self.inner.begin_task(self._latent(task))
 
     def phases(self, task: Task | None) -> tuple[Phase, ...]:
@@ -227,11 +240,38 @@ class FrozenBackbone(Part):
     def end_task(self, task: Task) -> None:
         self.inner.end_task(self._latent(task))
         assert self.below is not None
-        if fingerprint(self.below.module.state_dict()) != self.fingerprint:
-            raise TrainingError(
-                f"the frozen part changed while task {task.name!r} was learnt: something writes to its parameters or buffers, so stored "
-                "latents are stale; take that module out, or cut above it"
+        changed = _differing(self.marks, _marks(self.below))
+        latents = encoded(self.below, self._probe())
+        if not changed and not _same_bits(latents, self.probed_now):
+            changed = f"the same inputs give latents that differ by {_apart(latents, self.probed_now):.3g}"
+        if changed:
+            raise TrainingError(f"the frozen part changed while task {task.name!r} was learnt: {changed}, {CONSTANT}")
+
+    def merge(self, other: FrozenBackbone) -> None:
+        """Adds what another learner has seen behind the same frozen network, see ``StatisticsLearner.merge``: for methods that add up statistics.
+
+        Raises OptionsError, NotReadyError; nothing is changed then.
+        """
+        for learner in (self, other):
+            if not isinstance(learner, FrozenBackbone) or not isinstance(learner.inner, StatisticsLearner):
+                method = getattr(learner, "method", learner)
+                raise OptionsError(
+                    f"method = {type(method).__name__}: what it has learnt cannot be merged; put nearest-class-mean, streaming-lda, ranpac or "
+                    "fecam behind both backbones"
+                )
+            if learner.below is None:
+                raise NotReadyError(
+                    "the backbone is not frozen yet; merge after the first task, or freeze it from the start"
+                )
+        if self.fingerprint != other.fingerprint or not self._near(other.probed):
+            raise OptionsError(
+                f"the parts below cut = {self.place!r} and {other.place!r} are not the same network; use frozen = 'from-start' with the same "
+                "weights and normalise = 'none' for both"
             )
+        self.inner.merge(other.inner)
+        self.spec, self.latent_spec = union(self.spec, other.spec)[0], self.inner.spec
+        self.task = self.inner.task
+        self._current = None
 
     # ------------------------------------------------------------------ answers
 
@@ -257,6 +297,7 @@ class FrozenBackbone(Part):
         return {
             "task": self.task,
             "fingerprint": self.fingerprint,
+            "probed": None if self.below is None else self.probed,
             "whole": self.whole.state() if self.below is None else None,
             "below": None if self.below is None else self.below.state(),
             "inner": self.inner.state(),
@@ -266,11 +307,18 @@ class FrozenBackbone(Part):
         self.task, self.fingerprint = state["task"], state["fingerprint"]
         self.below = None
         self._current = None
+        if self.whole is None:
+            self.whole = self._made()
         if state["below"] is None:
             self.whole.load(state["whole"])
-        else:
-            self.below = Network(self._lower(), None, self.device)
-            self.below.load(state["below"])
+            self.inner.load(state["inner"])
+            return
+        self.below = Network(self._lower(), None, self.device)
+        self.below.load(state["below"])
+        self.whole, self.marks = None, _marks(self.below)
+        probed = state.get("probed")  # runs from before it was saved have none
+        self.probed = encoded(self.below, self._probe()) if probed is None else probed.to(self.device.torch_device)
+        self._look_again(StorageError)
         self.inner.load(state["inner"])
 
     def memory(self) -> Memory:
@@ -293,7 +341,7 @@ class FrozenBackbone(Part):
     def flops(self, phase: Phase, task: Task | None) -> float:
         """Of a step; the one pass of a task's rows through the backbone is spread over the steps of its phases."""
         if phase.name == BACKBONE:
-            return float(self.whole.flops(phase.batch_size))
+            return self.flops_a_row * phase.batch_size
         latent = None if task is None else self._latent(task)
         total = float(self.inner.flops(phase, latent))
         if task is not None and latent is not None:
@@ -302,6 +350,12 @@ class FrozenBackbone(Part):
         return total
 
     # ------------------------------------------------------------------ the cut
+
+    def _made(self) -> Any:
+        """The whole network, as it is before anything is learnt."""
+        whole: Any = MLP() if self.backbone is None else cast(Any, self.backbone).clone()
+        whole.build(self.spec, self.rng, self.device)
+        return whole
 
     def _halves(self) -> tuple[nn.Module, nn.Module]:
         """(below, above without the head), sharing the backbone's weights."""
@@ -312,23 +366,26 @@ class FrozenBackbone(Part):
             )
         if name == "encoder":
             return self.whole.module.encoder, nn.Identity()
-        if not name.startswith("encoder."):
-            name = f"encoder.{name}"
-        return split(self.whole.module.encoder, name.removeprefix("encoder."))
+        return split(self.whole.module.encoder, name, inside="encoder")
 
     def _behind(self, spec: StreamSpec, shape: tuple[int, ...]) -> StreamSpec:
         """The stream as the method sees it."""
         return replace(spec, input_shape=shape, value_range=(-math.inf, math.inf), recommended=Recommended())
 
-    def _inner(self, above: nn.Module) -> Any:
+    def _inner(self) -> Any:
         method = cast(Any, self.method).clone()
         if getattr(method, "solver", ...) is None:  # the network above the cut, with an optimiser of its own
             optimiser = self.whole.optimiser
-            method.set_params(solver=Module(lambda shape: copy.deepcopy(above), optimiser=optimiser.clone()))
+            method.set_params(solver=Module(lambda shape: copy.deepcopy(self._above()), optimiser=optimiser.clone()))
             self.continues = True
         else:
             self.continues = False
         return method
+
+    def _above(self) -> nn.Module:
+        """What the method goes on from; once it does, that is its own."""
+        upper: nn.Module = self._halves()[1] if self.whole is not None else self.inner.network.module.encoder[0]
+        return upper
 
     def _lower(self) -> nn.Module:
         """A copy of what lies below the cut, with the scale of the latents after it."""
@@ -336,26 +393,70 @@ class FrozenBackbone(Part):
         return nn.Sequential(below, Standardise(self.latent_spec.input_shape)) if self.standardised else below
 
     def _freeze(self, task: Task | None) -> None:
-        """Everything below the cut becomes a copy that nothing trains; the method goes on from what lies above.
+        """Everything below the cut becomes a copy that nothing trains, and the method goes on from what lies above; the whole network is let go,
+        with the moments of its optimiser.
 
         task: the first one, to whose latents the scale is fitted; None: it has not come yet.
         """
         above = self._halves()[1]
-        lower = self._lower()
-        self.below = Network(lower, None, self.device)
-        if self.standardised and task is not None:
-            places = torch.linspace(0, len(task.train) - 1, min(len(task.train), NORMALISED_ROWS)).long()
-            parts = [task.train.take(part).x.to(self.device.torch_device) for part in places.split(512)]
-            lower[1].fit(torch.cat([encoded(self.below, x) for x in parts]))  # type: ignore[index]
-        self.fingerprint = fingerprint(lower.state_dict())
-        self._current = None
+        self.below = Network(self._lower(), None, self.device)
         if self.continues:
             network = self.inner.network
             network.grow(self.whole.module.head.outputs)
             network.module.encoder[0].load_state_dict(above.state_dict())
             network.module.head.load_state_dict(self.whole.module.head.state_dict())
-            if self.standardised:
-                lower[1].undo_in(_first_linear(network.module))  # type: ignore[index]
+        self.whole = None
+        self._settle(task)
+
+    def _settle(self, task: Task | None) -> None:
+        """Fits the scale to the latents of the first task, and notes what the frozen part is from then on."""
+        assert self.below is not None
+        if self.standardised and task is not None:
+            scale: Any = cast(Any, self.below.module)[1]
+            places = torch.linspace(0, len(task.train) - 1, min(len(task.train), NORMALISED_ROWS)).long()
+            parts = [task.train.take(part).x.to(self.device.torch_device) for part in places.split(512)]
+            scale.fit(torch.cat([encoded(self.below, x) for x in parts]))
+            if self.continues:
+                scale.undo_in(_first_linear(self.inner.network.module))
+        self.probed = self.probed_now = _constant(self.below, self._probe(), "the frozen part is not", TrainingError)
+        self.fingerprint, self.marks = fingerprint(self.below.module.state_dict()), _marks(self.below)
+        self._current = None
+
+    def _probe(self) -> Tensor:
+        """The same made-up inputs in every process, for every learner: (PROBED, *input_shape) in [0, 1]."""
+        rng = Randomness(0).at("probe of a frozen part")
+        return torch.rand(PROBED, *self.spec.input_shape, generator=rng).to(self.device.torch_device)
+
+    def _look_again(self, error: type[ReverieError]) -> None:
+        """What the frozen part gives for the probe now, by which ``end_task`` finds it changed, to the bit: from here to there nothing rounds
+        otherwise. Raises ``error`` where it is no longer what was frozen, rounding aside."""
+        assert self.below is not None
+        self.probed_now = encoded(self.below, self._probe())
+        if not self._near(self.probed_now):
+            raise error(
+                f"the frozen part is not what it was when it was frozen: the same inputs give latents that differ by "
+                f"{_apart(self.probed_now, self.probed):.3g}, with the same parameters and buffers; make a persistent buffer of whatever else "
+                "decides them, and give the same network"
+            )
+
+    def _near(self, latents: Tensor) -> bool:
+        """Whether these are what the frozen part gives for the probe, rounding aside."""
+        return _apart(latents.to(self.probed), self.probed) <= ROUNDING[self.device.precision] * float(
+            self.probed.abs().max()
+        )
+
+    def _check_signs(self, latents: Tensor) -> None:
+        """Raises OptionsError where the method asks for latents >= 0 and gets others; latents: what an untrained network gives."""
+        asks = _nonnegative(self.inner)
+        trouble = ""
+        if self.standardised:
+            trouble = "standardised ones lie around 0; use normalise = 'none'"
+        elif bool((latents < 0).any()):
+            trouble = f"those at cut = {self.place!r} go below 0; cut after a ReLU (reverie cuts lists the places)"
+        if asks and trouble:
+            raise OptionsError(
+                f"method: {', '.join(asks)}: needs latents >= 0, and {trouble}, or {', '.join(asks.values())}"
+            )
 
     def _latent(self, task: Task) -> Task:
         """The task with latents for inputs, each computed once while the task lasts."""
@@ -406,6 +507,60 @@ class Standardise(nn.Module):
             layer.weight *= self.scale.flatten()
 
 
+def _nonnegative(method: Any) -> dict[str, str]:
+    """Options of a method that need inputs >= 0, and what to give instead."""
+    found = {}
+    if isinstance(method, FeCAM) and method.tukey is not None:
+        found[f"tukey = {method.tukey}"] = "tukey = None"
+    generator = getattr(method, "generator", None)
+    if isinstance(generator, Densities):
+        if generator.transforms[:1] in (("tukey",), ("log1p",)):
+            found[f"generator.transforms = {generator.transforms}"] = "other transforms"
+        if generator.support in ("nonnegative", "hurdle"):
+            found[f"generator.support = {generator.support!r}"] = "support = 'real'"
+    return found
+
+
+def _constant(below: Network, x: Tensor, subject: str, error: type[ReverieError]) -> Tensor:
+    """Latents of x. Raises ``error`` where a second pass gives others, or a pass leaves a trace in parameters or buffers."""
+    before, latents = _marks(below), encoded(below, x)
+    again = encoded(below, x)
+    changed = _differing(before, _marks(below))
+    if not changed and not _same_bits(latents, again):
+        changed = f"a second pass of the same inputs gives latents that differ by {_apart(latents, again):.3g}"
+    if changed:
+        raise error(f"{subject} constant: {changed}, {CONSTANT}")
+    return latents
+
+
+def _marks(below: Network) -> dict[str, str]:
+    """A hash of each parameter and buffer, by its name in the backbone; buffers that are not saved too."""
+    module: Any = below.module
+    scaled = isinstance(module, nn.Sequential) and isinstance(module[-1], Standardise)
+    parts = {"encoder": module[0], "scale": module[1]} if scaled else {"encoder": module}
+    return {
+        f"{part}.{name}": fingerprint({name: tensor})
+        for part, inside in parts.items()
+        for name, tensor in (*inside.state_dict().items(), *inside.named_buffers())
+    }
+
+
+def _differing(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    """Says which parameters and buffers changed; nothing where none did."""
+    names = [repr(name) for name in sorted({*before, *after}) if before.get(name) != after.get(name)]
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return f"{', '.join(names[:3])}{more} changed" if names else ""
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    return torch.equal(a.view(torch.int32), b.view(torch.int32))  # NaN is like NaN here
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    """The largest difference; infinite for other shapes."""
+    return float((a - b).abs().max()) if a.shape == b.shape else math.inf
+
+
 def _first_linear(module: nn.Module) -> Any:
     """The linear layer that a network on latents begins with, flattening aside; None where it begins with another."""
     for part in module.modules():
@@ -446,7 +601,7 @@ class _LatentStream:
 
 
 class _PretrainedOn:
-    """Says what the backbone was trained on, and warns where that was the stream's own data."""
+    """Says what the backbone was trained on, and warns where its classes are, or may be, those of the stream."""
 
     name = "pretrained-backbone"
 
@@ -454,7 +609,8 @@ class _PretrainedOn:
         if task.index > 0:
             return Finding()
         message = learner.pretrained.overlap(stream.spec, stream.checksums)
-        return Finding(warnings=(message,) if message else ())
+        about = {name: learner.pretrained.about.get(name) for name in ("stream", "classes")}
+        return Finding(warnings=(message,) if message else (), facts={"pretrained_on": about})
 
 
 @dataclass(eq=False, repr=False)

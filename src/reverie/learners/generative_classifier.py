@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, cast
 
@@ -14,26 +13,13 @@ from reverie.checks import OptionsError, Problems
 from reverie.device import Device
 from reverie.generators import Densities
 from reverie.learners.base import masked
-from reverie.options import Part
+from reverie.learners.statistics import ClosedForm
 from reverie.seeding import Randomness
-from reverie.types import (
-    Batch,
-    FrozenPrefix,
-    Generator,
-    Losses,
-    Memory,
-    Phase,
-    Prediction,
-    Probe,
-    Rows,
-    State,
-    StreamSpec,
-    Task,
-)
+from reverie.types import Generator, Memory, Prediction, State, StreamSpec, Task
 
 
 @dataclass(eq=False, repr=False)
-class GenerativeClassifier(Part):
+class GenerativeClassifier(ClosedForm):
     """Answers argmax_c log p(x | c) + log pi_c; p is fitted to each task when it ends, and there are no steps.
 
     Source: the generative classifier of van de Ven, Li and Tolias 2021 (arXiv 2104.10093), with densities in place of a VAE for each class.
@@ -48,8 +34,6 @@ class GenerativeClassifier(Part):
         Field(description="pi_c: the class's share of all rows so far, or the same for all"),
     ] = "counts"
 
-    on_merged_stream = False
-
     def check(self, problems: Problems) -> None:
         if not isinstance(self.generator, Densities):
             problems.add(
@@ -63,34 +47,17 @@ class GenerativeClassifier(Part):
     # ------------------------------------------------------------------ life cycle
 
     def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
-        self.spec, self.rng, self.device = spec, rng, device
-        self.task = -1
+        super().build(spec, rng, device)
         self.model: Any = self.generator
         self.model.build(spec, rng, device)
 
     def extend(self, spec: StreamSpec) -> None:
-        self.spec = spec
+        super().extend(spec)
         self.model.extend(spec)
 
     def begin_task(self, task: Task) -> None:
-        self.task = task.index
+        super().begin_task(task)
         self.model.begin_task()
-
-    def phases(self, task: Task | None) -> tuple[Phase, ...]:
-        return ()
-
-    def rows(self, phase: Phase, task: Task | None) -> Rows:
-        assert task is not None
-        return task.train
-
-    def step(self, phase: Phase, batch: Batch) -> Losses:
-        return {}
-
-    def finished(self, phase: Phase) -> bool:
-        return False
-
-    def end_phase(self, phase: Phase, task: Task | None) -> None:
-        pass
 
     def end_task(self, task: Task) -> None:
         rows = task.train.to(self.device.torch_device)
@@ -117,13 +84,6 @@ class GenerativeClassifier(Part):
             scores[:, known] = table.clamp(min=lowest)
         return masked(scores, self.spec, self.task, task)
 
-    @property
-    def frozen_prefix(self) -> FrozenPrefix | None:
-        return None
-
-    def probes(self) -> Sequence[Probe]:
-        return ()
-
     # ------------------------------------------------------------------ state and cost
 
     def state(self) -> State:
@@ -136,6 +96,3 @@ class GenerativeClassifier(Part):
     def memory(self) -> Memory:
         stores = "raw" if self.model.stores_real_samples else "none"
         return Memory({"generator": self.model.num_bytes()}, {}, stores)  # type: ignore[arg-type]
-
-    def flops(self, phase: Phase, task: Task | None) -> float:
-        return 0.0

@@ -11,13 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, cast
 
+import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from reverie.checks import OptionsError, Problems
 from reverie.device import Device
-from reverie.generators import VAE
+from reverie.generators import VAE, AdversarialAutoencoder, Densities
 from reverie.learners.base import SolverLearner, prefixed
 from reverie.probes.latent_quality import LatentQuality
 from reverie.probes.replay_quality import ReplayQuality
@@ -28,7 +29,7 @@ from reverie.replay.mixing import Importance, ReplaySize, check_replay_rows
 from reverie.replay.selection import SCORED, Selection
 from reverie.seeding import Randomness
 from reverie.streams.augmentation import augmented
-from reverie.types import Batch, Generator, Losses, Memory, Phase, Probe, State, StreamSpec, Task
+from reverie.types import Batch, Generator, Losses, Memory, Phase, Probe, Rows, State, StreamSpec, Task
 
 ALIGN = "align"
 
@@ -118,6 +119,8 @@ class GenerativeReplay(SolverLearner):
             problems.add(
                 "selection = 'likelihood': needs a generator with a density, such as 'densities'; choose another selection"
             )
+        elif self.selection == "likelihood" and not getattr(self.generator, "has_density", True):
+            problems.add(f"selection = 'likelihood': {self._without_density()}")
         if self.align_steps and self.generator is not None and not (conditional and self.generator.trains_by == "fit"):
             problems.add(
                 f"align_steps = {self.align_steps}: needs a generator that is fitted to classes, such as 'densities'; leave it out"
@@ -206,8 +209,11 @@ class GenerativeReplay(SolverLearner):
             both = batch if past is None else mix(batch, self._scaled(past), r, self.spec.outputs)
             losses |= prefixed("solver", self.network.step(replace(both, groups=self.groups)))
         if phase.name != "solver" and self.model.trains_by == "step":
-            # A conditional generator learns each sample under the class that it was asked for.
+            # A conditional generator learns each sample under the class that it was asked for, unless it looks for itself.
             shown = past if past is None or past.asked is None else replace(past, y=past.asked)
+            frozen = None if self.scholar is None else self.scholar.generator
+            if shown is not None and isinstance(frozen, AdversarialAutoencoder):
+                shown = frozen.relabelled(shown)
             both = batch if shown is None else mix(batch, shown, r, self.spec.outputs)
             losses |= prefixed("generator", self.model.step(both))
         return losses
@@ -216,6 +222,21 @@ class GenerativeReplay(SolverLearner):
         # At the end of this phase, not of the task: the alignment draws from it.
         if phase.name in ("train", "generator") and task is not None:
             self.model.fit(task.train)
+            if self.selection == "likelihood" and isinstance(self.model, Densities):
+                self._check_likelihood(self.model, task.train.to(self.device.torch_device))
+
+    def _check_likelihood(self, model: Densities, rows: Rows) -> None:
+        """Raises OptionsError where a density that was just fitted turns out to be none, not when it is first asked for."""
+        try:
+            model.log_prob(rows.take(torch.arange(1)).x)
+        except NotImplementedError as error:
+            raise OptionsError(f"selection = 'likelihood': {self._without_density()}: {error}") from error
+
+    def _without_density(self) -> str:
+        return (
+            f"generator = {self.generator!r} can be sampled but has no likelihood; choose another selection, or density = 'gaussian' without "
+            "'normalise' among the transforms"
+        )
 
     def _align(self, n: int) -> Losses:
         """One update on n generated rows of all classes so far, those of the new task among them.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reverie.checks import DataError, Problems
 from reverie.device import Device
-from reverie.generators.lgaa import UNKNOWN, AdversarialAutoencoder
+from reverie.generators.lgaa import AdversarialAutoencoder, Recognised
 from reverie.learners.base import masked, prefixed
 from reverie.options import Part, Table
 from reverie.probes.dreams import Dreams
@@ -20,6 +20,7 @@ from reverie.probes.risk import Risk
 from reverie.seeding import Randomness
 from reverie.streams.rows import JoinedRows, Relabelled, TensorRows, stored_bytes
 from reverie.types import (
+    UNKNOWN,
     Batch,
     FrozenPrefix,
     Kind,
@@ -35,16 +36,32 @@ from reverie.types import (
 )
 
 CHUNK = 1000  # images of the replay set that are made at a time
-ROUNDS = 5  # in which replay is drawn until every class has its share; what is missing then is taken as it comes
+ROUNDS = (
+    5  # in which replay is drawn until domains and classes have their shares; what is missing then is taken as it comes
+)
+SURE = 0.9  # confidence from which a pseudo-label counts where most rows have no label
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Replay: x (n, *shape) uint8, and what the snapshot takes it for, classes (-1 where it is too unsure) and domains (n,). first: what it took
+    the first drawing for, before anything was drawn again. images: that were drawn, over all rounds."""
+
+    x: Tensor
+    classes: Tensor
+    domains: Tensor
+    first: Recognised
+    images: int
 
 
 @dataclass(eq=False, repr=False)
 class LGAA(Part):
     """Autoencoder + replay set. When a task begins, the autoencoder is frozen as it is; from this snapshot a set of images is drawn once, evenly
-    from all earlier domains and classes, labelled by the snapshot's own class inference (and, as soon as there is more than one, by its
-    domain inference), and mixed with the rows of the task. Every step then learns all networks on such rows, see the autoencoder.
+    from all earlier domains and classes, labelled by the snapshot's own inference of class and domain, and mixed with the rows of the
+    task. Every step then learns all networks on such rows, see the autoencoder.
 
-    The domain of a row is the task it was met in; it is known in training and inferred in use.
+    The domain of a row is the task it was met in; it is known in training and inferred in use. Rows without a label are learnt from where
+    ``labels_per_class`` is given.
     """
 
     autoencoder: Annotated[
@@ -64,16 +81,23 @@ class LGAA(Part):
         Field(description="pool: all rows weigh the same; weighted: new rows 1/t and replay 1 - 1/t in task t"),
     ] = "pool"
     confidence: Annotated[
-        float,
+        float | None,
         Field(
             ge=0,
             lt=1,
-            description="replay of which the snapshot is less sure is drawn again, and what is left of it has no label",
+            description="replay of which the snapshot is less sure is drawn again, and what is left of it has no label; None: 0.9 where "
+            "labels_per_class leaves rows without label, else 0",
         ),
-    ] = 0.0
+    ] = None
     balance: Annotated[
-        bool, Field(description="replay is drawn until its classes, as inferred, are equally frequent")
+        bool, Field(description="replay is drawn until its domains and classes, as inferred, are equally frequent")
     ] = True
+    refresh: Annotated[
+        Literal["task", "epoch"],
+        Field(
+            description="replay is drawn once a task and stored, or anew each time that it is rehearsed, and never stored"
+        ),
+    ] = "task"
     labels_per_class: Annotated[
         int | None,
         Field(
@@ -91,10 +115,10 @@ class LGAA(Part):
             self.steps is None or self.epochs is None,
             f"steps = {self.steps} and epochs = {self.epochs}: give one of the two",
         )
-        usual = (self.replay_ratio, self.mixing, self.confidence, self.balance) == (1.0, "pool", 0.0, True)
+        rehearsal = (self.replay_ratio, self.mixing, self.confidence or 0.0, self.balance, self.refresh)
         problems.check(
-            usual or not (self.joint or not self.replay),
-            f"replay = {self.replay!r}, joint = {self.joint}: nothing is rehearsed; leave replay_ratio, mixing, confidence and balance out",
+            rehearsal == (1.0, "pool", 0.0, True, "task") or not (self.joint or not self.replay),
+            f"replay = {self.replay!r}, joint = {self.joint}: nothing is rehearsed; leave replay_ratio, mixing, confidence, balance and refresh out",
         )
         problems.check(
             self.labels_per_class != 0 or (self.autoencoder is not None and self.autoencoder.shape_inference),
@@ -111,6 +135,15 @@ class LGAA(Part):
     def on_merged_stream(self) -> bool:
         return self.joint
 
+    @property
+    def takes_unlabelled(self) -> bool:
+        return self.labels_per_class is not None
+
+    @property
+    def unsupervised(self) -> bool:
+        """Whether classes are categories of the model's own, which may mean anything in any domain."""
+        return self.labels_per_class == 0
+
     # ------------------------------------------------------------------ life cycle
 
     def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
@@ -122,6 +155,8 @@ class LGAA(Part):
         self.task = -1
         self.rows_now = 0
         self.images_drawn = 0  # for the replay set, those that were drawn again included
+        self.first_drawn: Recognised | None = None  # what the snapshot took the first drawing of the replay set for
+        self.all_labelled = False  # all rows of the phase
 
     def extend(self, spec: StreamSpec) -> None:
         self.spec = spec
@@ -139,7 +174,7 @@ class LGAA(Part):
     def _check_labels(self, task: Task) -> None:
         """Raises DataError for rows without label where all have one, and for labels that are no class of the stream."""
         labels = task.train.labels
-        if self.labels_per_class is None and bool((labels < 0).any()):
+        if not self.takes_unlabelled and bool((labels < 0).any()):
             raise DataError(
                 f"task {task.name!r}: {int((labels < 0).sum())} of {len(labels)} rows have no label; label them, or say how many are labelled with "
                 "labels_per_class"
@@ -160,13 +195,18 @@ class LGAA(Part):
         new: Rows = task.train
         if self.labels_per_class is not None:
             new = Relabelled(new, self._hidden(new.labels, task.index))
-        past = self._replay_set()
-        return new if past is None else JoinedRows([new, past])
+        past = self._wanted() if self.refresh == "epoch" else self.replay_set()
+        rows = new if past is None else JoinedRows([new, past])
+        self.all_labelled = bool((rows.labels >= 0).all())
+        return rows
 
     def step(self, phase: Phase, batch: Batch) -> Losses:
+        if self.refresh == "epoch" and self.snapshot is not None:
+            batch = self._redrawn(self.snapshot, batch)
         if self.mixing == "weighted" and self.snapshot is not None:
             batch = replace(batch, weight=self._weights(batch.task))
-        return prefixed("lgaa", self.model.step(batch))
+        unsure = self.refresh == "epoch" and self._confidence > 0  # of what is drawn in the step some may have no label
+        return prefixed("lgaa", self.model.step(batch, trusted=self.all_labelled and not unsure))
 
     def finished(self, phase: Phase) -> bool:
         return False
@@ -197,65 +237,109 @@ class LGAA(Part):
 
     # ------------------------------------------------------------------ replay
 
-    def _replay_set(self) -> TensorRows | None:
-        """That of the present task: drawn when it is first asked for, the same each time."""
-        if self.snapshot is not None and self.pool is None:
-            self.pool = self._drawn(self.snapshot)
-        return self.pool
+    @property
+    def _confidence(self) -> float:
+        return (SURE if self.labels_per_class else 0.0) if self.confidence is None else self.confidence
+
+    def replay_set(self) -> TensorRows | None:
+        """That of the present task, None where nothing is rehearsed: drawn when it is first asked for, the same each time. Where none is stored
+        (refresh), one that is drawn as those of the steps are."""
+        if self.snapshot is None or self.pool is not None:
+            return self.pool
+        drawn = self._drawn(self.snapshot)
+        if self.refresh == "task":
+            self.pool = drawn
+        return drawn
 
     def _drawn(self, snapshot: AdversarialAutoencoder) -> TensorRows:
         """The replay set, as bytes: images, the classes and domains that the snapshot finds in them."""
-        rng = self.rng.at("replay set", self.task)
-        n = max(1, round(self.replay_ratio * self.rows_now))
-        classes, domains = self._asked(snapshot, n)
+        asked = self.asked(snapshot, self._replay_rows)
+        made = self.rehearsed(snapshot, *asked, self.rng.at("replay set", self.task))
+        self.images_drawn, self.first_drawn = made.images, made.first
+        return TensorRows(made.x, made.classes, made.domains)
+
+    def _wanted(self) -> TensorRows | None:
+        """What is asked for in place of a stored replay set: blank images, their classes and domains."""
+        if self.snapshot is None:
+            return None
+        classes, domains = self.asked(self.snapshot, self._replay_rows)
+        shape = self.spec.input_shape
+        nothing = torch.zeros(len(classes), 1, dtype=torch.uint8)
+        return TensorRows(nothing, classes, domains, transform=lambda x: x.new_zeros(len(x), *shape))
+
+    def _redrawn(self, snapshot: AdversarialAutoencoder, batch: Batch) -> Batch:
+        """The batch with replay in place of what is asked for."""
+        where = (batch.task != self.task).nonzero().flatten()
+        if not len(where) or batch.y is None:
+            return batch
+        made = self.rehearsed(snapshot, batch.y[where].cpu(), batch.task[where].cpu(), self.rng("replay"))
+        values = made.x.float() / 255, made.classes, made.domains
+        x, y, task = (
+            whole.index_copy(0, where, part.to(whole.device))
+            for whole, part in zip((batch.x, batch.y, batch.task), values, strict=True)
+        )
+        return replace(batch, x=x, y=y, task=task)
+
+    def rehearsed(
+        self, snapshot: AdversarialAutoencoder, classes: Tensor, domains: Tensor, rng: torch.Generator
+    ) -> Drawn:
+        """Images of these classes and domains (n,), drawn again while they are taken for others, or the snapshot is not sure enough."""
+        n = len(classes)
         x = torch.empty(n, *self.spec.input_shape, dtype=torch.uint8)
         y, a = torch.empty(n, dtype=torch.int64), torch.empty(n, dtype=torch.int64)
         missing = torch.arange(n)
-        self.images_drawn = 0
+        first, images = None, 0
         for round_ in range(ROUNDS):
-            images, found, place, sure = self._labelled(snapshot, classes[missing], domains[missing], rng)
-            self.images_drawn += len(missing)
-            good = sure >= self.confidence
+            stored, found = self._labelled(snapshot, classes[missing], domains[missing], rng)
+            first = first or found
+            images += len(missing)
+            good = found.sure >= self._confidence
+            labels = found.classes
             if self.balance:
-                good &= found == classes[missing]
+                good &= (labels == classes[missing]) & (found.domains == domains[missing])
             if round_ == ROUNDS - 1:
-                found = torch.where(sure >= self.confidence, found, UNKNOWN)
+                labels = torch.where(found.sure >= self._confidence, labels, UNKNOWN)
                 good[:] = True
             filled = missing[good]
-            x[filled], y[filled], a[filled] = images[good], found[good], place[good]
+            x[filled], y[filled], a[filled] = stored[good], labels[good], found.domains[good]
             missing = missing[~good]
             if not len(missing):
                 break
-        return TensorRows(x, y, a)
+        assert first is not None
+        return Drawn(x, y, a, first, images)
 
-    def _asked(self, snapshot: AdversarialAutoencoder, n: int) -> tuple[Tensor, Tensor]:
-        """Classes and domains (n,) that are generated: domains take turns, and within each the classes that it taught."""
+    @property
+    def _replay_rows(self) -> int:
+        return max(1, round(self.replay_ratio * self.rows_now))
+
+    def asked(self, snapshot: AdversarialAutoencoder, n: int) -> tuple[Tensor, Tensor]:
+        """Classes and domains (n,) that n replayed rows are to have: domains take turns, and within each the classes that it taught."""
         domains = torch.arange(n) % snapshot.seen
-        taught = snapshot.taught()
-        if self.labels_per_class == 0:  # categories of the model's own, which may mean anything in any domain
-            taught = torch.ones_like(taught)
         classes = torch.empty(n, dtype=torch.int64)
-        for domain, mine in enumerate(taught):
+        for domain, mine in enumerate(self.taught(snapshot)):
             turns = torch.arange(len(classes[domains == domain]))
             choice = mine.nonzero().flatten()
             classes[domains == domain] = choice[turns % len(choice)]
         return classes, domains
 
+    def taught(self, model: AdversarialAutoencoder) -> Tensor:
+        """(domains learnt, classes) bool: which classes each may be asked for; all, where they are categories of the model's own."""
+        taught = model.taught()
+        return torch.ones_like(taught) if self.unsupervised else taught
+
     def _labelled(
         self, snapshot: AdversarialAutoencoder, classes: Tensor, domains: Tensor, rng: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Images of these classes and domains as bytes; the class that is found in each, its domain, and how sure the class is."""
-        parts = []
+    ) -> tuple[Tensor, Recognised]:
+        """Images of these classes and domains as bytes, and what the snapshot takes them for."""
         device = self.device.torch_device
-        for c, domain in zip(classes.split(CHUNK), domains.to(device).split(CHUNK), strict=True):
-            x = snapshot.draw(c.to(device), domain, rng)
+        images, found = [], []
+        for c, domain in zip(classes.split(CHUNK), domains.split(CHUNK), strict=True):
+            x = snapshot.draw(c.to(device), domain.to(device), rng)
             stored = (x * 255).round().to(torch.uint8)
-            found = snapshot.encode(stored.float() / 255)
-            sure, label = found.c.max(dim=1)
-            place = found.a.argmax(dim=1) if snapshot.seen > 1 else domain
-            parts.append(tuple(each.cpu() for each in (stored, label, place, sure)))
-        images, label, place, sure = (torch.cat(each) for each in zip(*parts, strict=True))
-        return images, label, place, sure
+            images.append(stored.cpu())
+            found.append(snapshot.recognise(stored.float() / 255, self.unsupervised))
+        parts = ([getattr(each, name).cpu() for each in found] for name in ("classes", "domains", "sure"))
+        return torch.cat(images), Recognised(*(torch.cat(part) for part in parts))
 
     # ------------------------------------------------------------------ answers
 
@@ -307,12 +391,13 @@ class LGAA(Part):
     def flops(self, phase: Phase, task: Task | None) -> float:
         """Of a step, with its share of the making of the replay set."""
         total = self.model.flops(phase.batch_size)
-        if self.pool is not None and self.snapshot is not None:
-            made = self.snapshot.flops(self.images_drawn, train=False) + self.snapshot.inference_flops(
-                self.images_drawn
-            )
-            total += made / max(phase.length(self.rows_now + len(self.pool)), 1)
-        return total
+        if self.snapshot is None:
+            return total
+        if self.pool is not None:
+            images = self.images_drawn / max(phase.length(self.rows_now + len(self.pool)), 1)
+        else:  # drawn in the step, and what is drawn again is not foreseen
+            images = phase.batch_size * self.replay_ratio / (1 + self.replay_ratio)
+        return total + images * (self.snapshot.flops(1, train=False) + self.snapshot.inference_flops(1))
 
     def probes(self) -> Sequence[Probe]:
         return (Dreams(), Risk())

@@ -3,9 +3,9 @@ is the hypernetwork's own output (Henning, Cervera et al. 2021, arXiv 2103.01133
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from pydantic import Field
@@ -14,7 +14,7 @@ from torch.nn.functional import mse_loss
 
 from reverie.checks import Problems
 from reverie.learners.posteriors import PosteriorLearner
-from reverie.nn.hypernetworks import Chunked, Hypernet, HypernetworkOptions
+from reverie.nn.hypernetworks import Chunked, Hypernet, HypernetworkOptions, Separate
 from reverie.posteriors import MeanField
 from reverie.posteriors.divergences import gaussian_kl, gaussian_wasserstein
 from reverie.seeding import generator
@@ -63,8 +63,18 @@ class PosteriorReplay(PosteriorLearner):
     ] = "stored"
     mask_heads: Annotated[bool, Field(description="squared: outputs that belong to other tasks are free")] = True
 
+    def recommended(self, values: Mapping[str, Any], option: str | None = None) -> Mapping[str, Any]:
+        mine = super().recommended(values, option)
+        if isinstance(self.hypernetwork, Separate):
+            return {name: value for name, value in mine.items() if name != "strength"}  # which it has no use for
+        return mine
+
     def check(self, problems: Problems) -> None:
         super().check(problems)
+        problems.check(
+            not self.strength or not isinstance(self.hypernetwork, Separate),
+            f"strength = {self.strength}: with hypernetwork = 'separate' no posterior ever moves; leave it out",
+        )
         problems.check(
             self.divergence == "squared" or isinstance(self.posterior, MeanField),
             f"divergence = {self.divergence!r}: between Gaussians alone; use posterior = 'gaussian' or divergence = 'squared'",
@@ -73,6 +83,16 @@ class PosteriorReplay(PosteriorLearner):
             self.divergence != "squared" or self.normalise == "mean",
             "normalise = 'published': concerns the divergences between Gaussians; leave it out, or set divergence",
         )
+        problems.check(
+            self.divergence == "squared" or self.mask_heads,
+            f"mask_heads = False: divergence = {self.divergence!r} counts all outputs anyway; leave it out, or use divergence = 'squared'",
+        )
+        for name, usual in (("old_tasks", None), ("targets", "stored")):
+            value = getattr(self, name)
+            problems.check(
+                self.strength != 0 or value == usual,
+                f"{name} = {value!r}: with strength = 0 nothing is rehearsed; leave it out, or set strength",
+            )
 
     def meta(self) -> HypernetworkOptions:
         return self.hypernetwork or Chunked()

@@ -5,24 +5,33 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, cast
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from reverie.checks import Problems
+from reverie.checks import OptionsError, Problems
 from reverie.device import Device
 from reverie.learners.answers import EVALUATION, NETWORKS_AT_ONCE, CriterionName, in_parts, log_mean, preferred
 from reverie.learners.base import SolverLearner, masked, prefixed
 from reverie.learners.coresets import CORESET, Coreset
 from reverie.metrics.task_inference import entropy_gradient
-from reverie.nn.hypernetworks import EmbeddingHypernet, Hypernet, HypernetworkOptions, Separate, Single
+from reverie.nn.hypernetworks import (
+    EmbeddingHypernet,
+    Hypernet,
+    HypernetworkOptions,
+    Separate,
+    SeparateHypernetworks,
+    Single,
+)
 from reverie.nn.networks import Network, training_flops
 from reverie.nn.parameters import Ensemble, ParameterSpec, Statistics, average, running
-from reverie.posteriors import MeanField
+from reverie.posteriors import Dirac, Implicit, MeanField
 from reverie.posteriors.divergences import gaussian_kl
+from reverie.posteriors.family import Divergence, SampledPrior
+from reverie.posteriors.gaussian import NO_CHAIN
 from reverie.probes.compression import Compression
 from reverie.probes.drift import Drift
 from reverie.probes.plane import Plane
@@ -47,6 +56,14 @@ from reverie.types import (
 )
 
 
+class Suspect(NamedTuple):
+    """Posteriors made (K, parts, numel) of tasks (K,), whose loss was not finite, if bad () says so."""
+
+    bad: Tensor
+    tasks: Tensor
+    made: Tensor
+
+
 @dataclass(eq=False, repr=False)
 class PosteriorLearner(SolverLearner):
     """On task t: N * E_q[cross-entropy] + kl_weight * KL(q_t || prior) + what the method adds. N: rows of the task. In regression the first
@@ -69,6 +86,14 @@ class PosteriorLearner(SolverLearner):
         default_factory=MeanField
     )
     samples: Annotated[int, Field(gt=0, description="weight samples a step")] = 1
+    kl_samples: Annotated[
+        int | None,
+        Field(
+            gt=0,
+            description="weight samples that the KL term is estimated from, where it has no closed form (radial, implicit); None: those of the "
+            "step; another number than samples: drawn for it alone",
+        ),
+    ] = None
     kl_weight: Annotated[float, Field(ge=0, description="weight of the KL term; below 1: a cold posterior")] = 1e-3
     prior_variance: Annotated[float, Field(gt=0, description="of the prior N(0, prior_variance)")] = 1.0
     clip: Annotated[float | None, Field(gt=0, description="largest norm of the gradient; None: no limit")] = None
@@ -105,8 +130,9 @@ class PosteriorLearner(SolverLearner):
             "not a point, or use criterion = 'entropy'",
         )
         problems.check(
-            self.criterion != "entropy-gradient" or not isinstance(self.meta(), Separate | Single),
-            "criterion = 'entropy-gradient': mixes the embeddings of all tasks, and a table of numbers has none; use posterior-replay with "
+            self.criterion != "entropy-gradient"
+            or not isinstance(self.meta(), Separate | SeparateHypernetworks | Single),
+            "criterion = 'entropy-gradient': mixes the embeddings of all tasks in one hypernetwork, and there is none; use posterior-replay with "
             "hypernetwork = 'chunked', 'structured' or 'full', or criterion = 'entropy'",
         )
         problems.check(
@@ -114,9 +140,24 @@ class PosteriorLearner(SolverLearner):
             f"samples = {self.samples}: all samples of a point are the same; leave it at 1",
         )
         problems.check(
-            self.coreset is None or self.kl_weight == 0 or isinstance(self.posterior, MeanField),
+            self.kl_samples is None or not isinstance(self.posterior, Dirac | MeanField),
+            f"kl_samples = {self.kl_samples}: the KL term of posterior = {type(self.posterior).__name__} is known in closed form; leave it out, or "
+            "use posterior = 'radial' or 'implicit'",
+        )
+        problems.check(
+            not (isinstance(self.posterior, Implicit) and not self.posterior.clip_score and self.clip is None),
+            "clip_score = False: there is no clip that could hold for the score; set clip, or leave clip_score out",
+        )
+        problems.check(
+            self.kl_samples is None or self.kl_weight > 0,
+            f"kl_samples = {self.kl_samples}: there is no KL term with kl_weight = 0; leave it out, or set kl_weight",
+        )
+        problems.check(
+            self.coreset is None
+            or self.coreset.weight_of_kl(self.kl_weight) == 0
+            or isinstance(self.posterior, MeanField),
             f"coreset with posterior = {type(self.posterior).__name__}: what a posterior was becomes a prior, which must have a density; use "
-            "posterior = 'gaussian', or kl_weight = 0",
+            "posterior = 'gaussian', or coreset.kl_weight = 0",
         )
 
     # ------------------------------------------------------------------ what a method says
@@ -136,12 +177,14 @@ class PosteriorLearner(SolverLearner):
         """Of the posteriors (K, parts, numel) of ``rehearsed``."""
         raise NotImplementedError
 
-    def prior_term(self, theta: Tensor, weights: Tensor | None) -> Tensor:
-        """KL(q || prior) in nats, or what has its gradient; weights: the samples of this step, if there are any."""
-        if self.estimate is not None:
-            assert weights is not None
-            return self.estimate.term(theta, weights, self.rng("divergence"))
+    def closed_form(self, theta: Tensor, weights: Tensor | None) -> Tensor:
+        """KL(q || prior) in nats, perhaps but for a constant, where nothing has to estimate it; weights: the samples of this step, if there
+        are any."""
         return self.posterior.prior_kl(theta, self.model.layout, self.prior_variance, weights)
+
+    def sampled_prior(self) -> SampledPrior | None:
+        """The prior of a posterior whose divergence is estimated, where it is not N(0, prior_variance)."""
+        return None
 
     # ------------------------------------------------------------------ life cycle
 
@@ -152,15 +195,63 @@ class PosteriorLearner(SolverLearner):
         first_outputs = max(spec.task_classes[0]) + 1
         self.model = MetaModel(self.main, self.meta(), self.posterior, device, rng.seed, first_outputs)
         self.network: Any = self.model
+        self._check_stream()
         self.task = -1
         self.rows_before = self.rows_now = 0
         self._answers: tuple[Tensor, Tensor] | None = None
+        self._suspect: Suspect | None = None
         self.estimate = self._estimate(0)
         self.learnt: list[Tensor] = []  # theta of each task right after it, with measure_drift
         if self.coreset is not None:
             self.coreset.build(spec, rng)
 
+    def _check_stream(self) -> None:
+        """Raises OptionsError for options that mean nothing on this stream, or to this network."""
+        problems, criterion = Problems(), f"criterion = {self.criterion!r}"
+        if self.spec.kind == "regression":
+            problems.check(
+                self.criterion in ("entropy", "agreement"),
+                f"{criterion}: goes by probabilities of classes, and in regression the model is believed whose samples agree best; leave it out",
+            )
+            problems.check(
+                self.posterior.deterministic or self.test_samples > 1 or self._alike,
+                "test_samples = 1: in regression the task is found by how far weight samples differ; use 2 or more",
+            )
+        problems.check(
+            self.criterion == "entropy" or not self._alike,
+            f"{criterion}: one posterior with the same outputs for all tasks is one model, and there is nothing to choose from; leave it out, or "
+            "use active_classes = 'current' on a stream whose tasks have classes of their own",
+        )
+        problems.check(
+            not (isinstance(self.posterior, MeanField) and self.posterior.local and self.model.ensemble.chain is None),
+            NO_CHAIN,
+        )
+        problems.raise_as(OptionsError, "these options cannot be used here")
+
+    @property
+    def _alike(self) -> bool:
+        """Whether the models of all tasks are one and the same. Batch norms would tell them apart, which have statistics for each."""
+        return self._one_head and not self.model.ensemble.norms
+
+    @property
+    def _one_head(self) -> bool:
+        """Whether one posterior answers with one softmax: a head that grows is that of the newest task for all of them."""
+        grows = self.spec.scenario == "class" and self.active_classes == "all-so-far"
+        return isinstance(self.meta(), Single) and (self._shared_outputs or grows)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What can be said before anything is learnt."""
+        message = self.model.hypernet.compression_warning() if self.task < 0 else None
+        return () if message is None else (message,)
+
     def extend(self, spec: StreamSpec) -> None:
+        grows = spec.outputs > self.model.layout.outputs and self.model.layout.head is not None
+        if grows and isinstance(self.posterior, Implicit) and self.posterior.latent_dim is None:
+            raise OptionsError(
+                "latent_dim = None: the generator sees as many numbers as the network has weights, so one for more classes is another one, and what "
+                "was learnt would be lost; learn classes that are known, or train again with a latent_dim and a perturbation"
+            )
         super().extend(spec)
         if self.coreset is not None:
             self.coreset.extend(spec)
@@ -207,26 +298,66 @@ class PosteriorLearner(SolverLearner):
             )
         name, nll = self._nll(scores[..., self.mine].float(), batch.y)
         losses = {name: (batch.weight * nll).sum(dim=1).mean()}
-        total = self.rows_now * losses[name]
+        total, unclipped = self.rows_now * losses[name], None
         if self.kl_weight:
-            losses["kl"] = self.prior_term(theta, weights)
-            total = total + self.kl_weight * losses["kl"]
+            kl = self._divergence(theta, self._kl_weights(theta, weights))
+            losses["kl"] = kl.value
+            total = total + self.kl_weight * kl.value
+            if kl.unclipped is not None:
+                losses["kl"] = kl.value + kl.unclipped
+                unclipped = self.kl_weight * kl.unclipped
+            losses |= kl.losses or {}
         if old:
             losses["regulariser"] = self.regulariser(others, old)
             total = total + losses["regulariser"]
-        if total.device.type == "cpu" and not math.isfinite(total.item()):  # elsewhere each look would stop the device
-            self.trouble = self.trouble or self._looked_into(made.detach(), [self.task, *old])
-        self.model.network.update(total, self.clip)
+        self._watch(total if unclipped is None else total.detach() + unclipped.detach(), made, [self.task, *old])
+        self.model.network.update(total, self.clip, unclipped)
         self.model.statistics[self.task] = running(self.model.statistics[self.task], seen)
         return prefixed("solver", {name: value.detach() for name, value in losses.items()})
 
+    def _divergence(self, theta: Tensor, weights: Tensor | None) -> Divergence:
+        """Of the posterior of this task from its prior; weights: samples of it, if there are any."""
+        if self.estimate is None:
+            return Divergence(self.closed_form(theta, weights))
+        assert weights is not None
+        return self.estimate.term(theta, weights, self.rng("divergence"), self.sampled_prior())
+
+    def _kl_weights(self, theta: Tensor, weights: Tensor | None) -> Tensor | None:
+        """Samples that the KL term is estimated from: those of the step (S, numel), unless another number is asked for."""
+        if self.kl_samples in (None, self.samples):
+            return weights
+        noise = self.posterior.noise(self.kl_samples, self.model.layout, self.rng("kl weights"))
+        return self.posterior.sample(theta, self.model.layout, noise)
+
+    def _watch(self, total: Tensor, made: Tensor, tasks: Sequence[int]) -> None:
+        """Keeps the posteriors (K, parts, numel) that gave the first loss which is not finite: a step later everything is NaN."""
+        bad, made = ~torch.isfinite(total.detach()), made.detach()
+        if self.device.torch_device.type == "cpu":
+            if self._suspect is None and bool(bad):
+                self._suspect = Suspect(bad, torch.tensor(tasks), made)
+            return
+        # Elsewhere a look would stop the device: it is told to keep the first, and asked once the record has found out.
+        found, before = Suspect(bad, torch.tensor(tasks, device=made.device), made), self._suspect
+        if before is None or before.made.shape != made.shape:
+            self._suspect = found
+        else:
+            kept = (torch.where(before.bad, old, new) for old, new in zip(before[1:], found[1:], strict=True))
+            self._suspect = Suspect(before.bad | bad, *kept)
+
+    @property
+    def trouble(self) -> str:
+        """In which tensor of which model a loss that is not finite began, where one has been met."""
+        suspect = self._suspect
+        if suspect is None or not bool(suspect.bad):
+            return ""
+        return self._looked_into(suspect.made, suspect.tasks.tolist())
+
     def _looked_into(self, made: Tensor, tasks: Sequence[int]) -> str:
-        """In which tensor of which model the trouble lies, of posteriors (K, parts, numel) that gave a loss that is not finite."""
+        """made: posteriors (K, parts, numel) of these tasks."""
         layout = self.model.layout
         for task, theta in zip(tasks, made, strict=True):
             for part, values in zip(self.posterior.names, theta, strict=True):
-                named = layout.unflatten(values) if values.numel() == layout.numel else {part: values}
-                for name, value in named.items():
+                for name, value in self.posterior.theta_spec(layout).unflatten(values).items():
                     if not bool(value.isfinite().all()):
                         return f"the {part} of {name} in the model of task {task} is not finite"
         smallest = []
@@ -260,10 +391,11 @@ class PosteriorLearner(SolverLearner):
             each.append((coreset.weights(batch.weight, mine, task) * nll).sum(dim=1).mean())
         losses = {"cross-entropy": torch.stack(each).sum()}
         total = len(coreset) * losses["cross-entropy"]
-        if self.kl_weight:
+        if weight := coreset.weight_of_kl(self.kl_weight):
             moments = cast(MeanField, self.posterior).moments
             losses["kl"] = gaussian_kl(*moments(made), *moments(cast(Tensor, self.model.kept))).sum()
-            total = total + self.kl_weight * losses["kl"]
+            total = total + weight * losses["kl"]
+        self._watch(total, made, tasks)
         self.model.network.update(total, self.clip)
         return prefixed("solver", {name: value.detach() for name, value in losses.items()})
 
@@ -303,10 +435,11 @@ class PosteriorLearner(SolverLearner):
             head = self.outputs_of(task)
             logs = log_mean(self._probabilities(x, min(task, self.task), head), head, self.spec.outputs)
             return masked(logs, self.spec, self.task, task)
-        heads = [self.outputs_of(t) for t in range(self.task + 1)]
+        heads = [self.outputs_of(self.task if self._one_head else t) for t in range(self.task + 1)]
         models = [self._probabilities(x, t, head) for t, head in enumerate(heads)]
         more = {"entropy-gradient": self._entropy_gradient(x)} if self.criterion == "entropy-gradient" else None
-        return preferred(models, heads, self.spec.outputs, self.criterion, more)
+        answer = preferred(models, heads, self.spec.outputs, self.criterion, more)
+        return replace(answer, task_scores=None) if self._alike else answer
 
     def _regressed(self, x: Tensor, task: int | None) -> Prediction:
         """As ``_predicted``, in regression."""
@@ -319,8 +452,9 @@ class PosteriorLearner(SolverLearner):
         if task is not None:
             return Prediction(mean[:, 0], None if std is None else std[:, 0])
         rows, last = torch.arange(len(x), device=x.device), torch.full((len(x),), self.task, device=x.device)
-        if std is None:
-            return Prediction(mean[rows, last], by_task=mean)
+        if std is None or self._alike:
+            told = None if std is None else std[rows, last]
+            return Prediction(mean[rows, last], told, mean, std)
         doubt = std.mean(dim=2)
         chosen = doubt.argmin(dim=1)
         return Prediction(mean[rows, chosen], std[rows, chosen], mean, std, {"agreement": -doubt})
@@ -361,11 +495,15 @@ class PosteriorLearner(SolverLearner):
 
     def outputs_of(self, task: int) -> Sequence[int]:
         """Those that the model of a task has."""
-        if self.spec.scenario == "domain" or (self.spec.scenario == "class" and self.active_classes == "all"):
+        if self._shared_outputs:
             return range(self.spec.outputs)
         if self.spec.scenario == "class" and self.active_classes == "all-so-far":
             return self.spec.classes_until(task)
         return self.spec.heads[task]
+
+    @property
+    def _shared_outputs(self) -> bool:
+        return self.spec.scenario == "domain" or (self.spec.scenario == "class" and self.active_classes == "all")
 
     # ------------------------------------------------------------------ state and cost
 

@@ -12,12 +12,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from reverie.checks import OptionsError, StorageError, TrainingError
+from reverie.checks import OptionsError, Problems, StorageError, TrainingError
 from reverie.device import Device
 from reverie.learners.statistics import StatisticsLearner
-from reverie.nn.matmul import linear
 from reverie.seeding import Randomness
-from reverie.solvers.moments import class_sums
+from reverie.solvers.moments import class_sums, packed, unpacked
 from reverie.storage import fingerprint
 from reverie.streams.rows import ChosenRows
 from reverie.types import Memory, Phase, Rows, State, StreamSpec, Task
@@ -32,12 +31,13 @@ class RanPAC(StatisticsLearner):
     """Scores h (G + l I)^-1 Q of h = relu(x W), W ~ N(0, 1): G sums h'h and Q sums h'y (one-hot) over all rows so far.
 
     W is made again from the seed whenever the learner is built, so it counts as no kept bytes, only as working memory. Without a
-    projection (``projection`` = None) h = x, and this is recursive ridge regression. G is kept in float32, one triangle of it.
+    projection (``projection`` = None) h = x, and this is recursive ridge regression. Everything is computed in float64: in float32 the scores
+    would differ in the fourth digit with the order of the rows. One triangle of G is kept.
 
     With ``ridge`` = "held-out" each task's rows are split 80 to 20. Of the powers of ten from 1e-8 to 1e8 the one is chosen whose scores, fitted
-    to everything before and the 80 %, have the least squared error on the 20 %; then these are added too. The search climbs from the
-    last task's choice (at first from G's mean diagonal) to the best neighbour until none is better. The paper tries the whole grid on
-    a fit to the current task alone.
+    to everything before and the 80 %, have the least squared error on the 20 %; then these are added too. The search starts at G's mean
+    diagonal and goes to the best neighbour until none is better by 1 %. The paper tries the whole grid on a fit to the current task alone.
+    The choice is the one thing that depends on how the rows are divided into tasks; with a number nothing does.
     """
 
     projection: Annotated[
@@ -66,7 +66,9 @@ class RanPAC(StatisticsLearner):
         self.sums = RidgeSums(self.projection or width, outputs, self.device.torch_device)
 
     def features(self, x: Tensor) -> Tensor:
-        return x if self.weight is None else linear(x, self.weight).relu_()
+        """(B, width) float32 -> (B, M) float64."""
+        x = x.double()
+        return x if self.weight is None else (x @ self.weight.double().T).relu_()
 
     def add(self, x: Tensor, y: Tensor) -> None:
         self.sums.add(self.features(x), y)
@@ -80,8 +82,8 @@ class RanPAC(StatisticsLearner):
             if weights is None:
                 most = float(self.sums.gram.diagonal().max())
                 raise TrainingError(
-                    f"ridge = {self.ridge:g}: too small for sums in float32 whose largest diagonal entry is {most:.3g}; "
-                    f"try {most * 1e-7:.0e} or more, or ridge = 'held-out'"
+                    f"ridge = {self.ridge:g}: too small for sums in float64 whose largest diagonal entry is {most:.3g}; "
+                    f"try {most * 1e-12:.0e} or more, or ridge = 'held-out'"
                 )
             return weights
         exponents = range(GRID[1] if self.exponent is None else self.exponent, GRID[1] + 1)
@@ -93,6 +95,21 @@ class RanPAC(StatisticsLearner):
 
     def parts(self) -> dict[str, Any]:
         return {"ridge sums": self.sums}
+
+    def check_merge(self, other: StatisticsLearner, problems: Problems) -> None:
+        super().check_merge(other, problems)
+        if isinstance(other, RanPAC) and not problems.found and self.weight_hash != other.weight_hash:
+            problems.add(
+                f"the random projections of seeds {self.rng.seed} and {other.rng.seed} are two; fit both with one seed"
+            )
+
+    def merge(self, other: StatisticsLearner) -> None:
+        """Also: of two choices of the ridge, that of the learner that has seen more rows is kept."""
+        mine = float(self.sums.counts.sum())
+        super().merge(other)
+        assert isinstance(other, RanPAC)
+        if self.exponent is None or (other.exponent is not None and float(other.sums.counts.sum()) > mine):
+            self.exponent = other.exponent
 
     # ------------------------------------------------------------------ the held-out rows
 
@@ -110,7 +127,7 @@ class RanPAC(StatisticsLearner):
         return ChosenRows(task.train, order[:held_out] if phase.name == HELD_OUT else order[held_out:])
 
     def end_phase(self, phase: Phase, task: Task | None) -> None:
-        """Chooses the ridge before the held-out rows are added; it depends on nothing but the sums and the last choice."""
+        """Chooses the ridge before the held-out rows are added; it depends on nothing but the sums and these rows."""
         if phase.name != HELD_OUT and task is not None and self._held_out(task):
             rows = self.rows(Phase(HELD_OUT, self.rows_a_step), task).to(self.device.torch_device)
             self.exponent = self._chosen(rows)
@@ -121,20 +138,19 @@ class RanPAC(StatisticsLearner):
     def _chosen(self, rows: Rows) -> int:
         lowest, highest = GRID
         errors: dict[int, float] = {}
-        best = self.exponent
-        if best is None:
-            best = round(math.log10(max(float(self.sums.gram.diagonal().mean()), 10.0**lowest)))
-            best = min(max(best, lowest), highest)
+        best = round(math.log10(max(float(self.sums.gram.diagonal().mean()), 10.0**lowest)))
+        best = min(max(best, lowest), highest)
         while True:
             near = [e for e in (best - 1, best, best + 1) if lowest <= e <= highest and e not in errors]
             errors |= zip(near, self._errors(rows, [10.0**e for e in near]), strict=True)
-            lowest_error = min(errors, key=lambda e: (errors[e], -e))
-            if lowest_error == best:
+            better = min(errors, key=lambda e: (errors[e], -e))
+            # Below the ridges that matter lies a plateau, where one is better than the other by rounding: it must not draw the search in.
+            if better == best or errors[better] > 0.99 * errors[best]:
                 return best
-            best = lowest_error
+            best = better
 
     def _errors(self, rows: Rows, ridges: Sequence[float]) -> list[float]:
-        """Squared error on ``rows`` with each ridge; infinite where G + l I has no Cholesky factor in float32."""
+        """Squared error on ``rows`` with each ridge; infinite where G + l I has no Cholesky factor in float64."""
         weights = [self.sums.weights(ridge) for ridge in ridges]
         total = torch.zeros(len(ridges), dtype=torch.float64)
         for batch in rows.chunks(self.rows_a_step):
@@ -142,9 +158,7 @@ class RanPAC(StatisticsLearner):
             h = self.features(batch.x.flatten(1))
             y = functional.one_hot(batch.y, len(self.sums.counts))
             for place, weight in enumerate(weights):
-                total[place] += (
-                    math.inf if weight is None else float((h @ weight - y).square().sum(dtype=torch.float64))
-                )
+                total[place] += math.inf if weight is None else float((h @ weight - y).square().sum())
         return [float(error) for error in total]
 
     # ------------------------------------------------------------------ state and cost
@@ -164,7 +178,7 @@ class RanPAC(StatisticsLearner):
     def memory(self) -> Memory:
         size = self.sums.width
         weight = 0 if self.weight is None else 4 * self.weight.numel()
-        return Memory(super().memory().persistent, {"random projection": weight, "factor of G": 4 * size**2})
+        return Memory(super().memory().persistent, {"random projection": weight, "factor of G": 8 * size**2})
 
     def flops(self, phase: Phase, task: Task | None) -> float:
         """Of the projection, and of one triangle of G."""
@@ -173,10 +187,10 @@ class RanPAC(StatisticsLearner):
 
 
 class RidgeSums:
-    """gram (d, d) float32, the lower triangle of the sum of h'h; sums (outputs, d) of each class's rows; counts (outputs,)."""
+    """gram (d, d), the lower triangle of the sum of h'h; sums (outputs, d) of each class's rows; counts (outputs,); all float64."""
 
     def __init__(self, width: int, outputs: int, device: torch.device | str = "cpu") -> None:
-        self.gram = torch.zeros(width, width, device=device)
+        self.gram = torch.zeros(width, width, dtype=torch.float64, device=device)
         self.sums = torch.zeros(outputs, width, dtype=torch.float64, device=device)
         self.counts = torch.zeros(outputs, dtype=torch.float64, device=device)
 
@@ -191,12 +205,18 @@ class RidgeSums:
             self.counts = torch.cat([self.counts, self.counts.new_zeros(more)])
 
     def add(self, h: Tensor, y: Tensor) -> None:
-        """h (B, d) float32, y (B,) int64."""
-        columns = h.T.contiguous()
+        """h (B, d) float64, y (B,) int64."""
         for start in range(0, self.width, BLOCK):  # block column by block column, from the diagonal down
-            self.gram[start:, start : start + BLOCK] += linear(columns[start:], columns[start : start + BLOCK])
+            self.gram[start:, start : start + BLOCK] += h[:, start:].T @ h[:, start : start + BLOCK]
         self.sums += class_sums(h, y, len(self.sums))
         self.counts += y.bincount(minlength=len(self.counts))
+
+    def placed(self, places: Tensor, outputs: int) -> RidgeSums:
+        """The same of ``outputs`` classes, class c being class ``places[c]`` there."""
+        found = RidgeSums(0, outputs, self.counts.device)
+        found.gram, found.sums = self.gram, self.sums.new_zeros(outputs, self.width)
+        found.counts[places], found.sums[places] = self.counts, self.sums
+        return found
 
     def merge(self, other: RidgeSums) -> None:
         """Adds what another has seen. Raises OptionsError for other widths or numbers of classes."""
@@ -211,7 +231,7 @@ class RidgeSums:
         self.counts += other.counts
 
     def weights(self, ridge: float) -> Tensor | None:
-        """(G + ridge I)^-1 Q, (d, outputs); None where the factor does not exist in float32."""
+        """(G + ridge I)^-1 Q, (d, outputs); None where the factor does not exist in float64."""
         shifted = self.gram.clone()
         shifted.diagonal().add_(ridge)
         # The transpose has LAPACK's order of columns, so the factor takes the place of the matrix.
@@ -219,17 +239,19 @@ class RidgeSums:
         torch.linalg.cholesky_ex(shifted.mT, upper=True, out=(shifted.mT, info))
         if int(info) != 0:
             return None
-        half = torch.linalg.solve_triangular(shifted, self.sums.T.float(), upper=False)
+        half = torch.linalg.solve_triangular(shifted, self.sums.T, upper=False)
         return torch.linalg.solve_triangular(shifted.mT, half, upper=True)
 
     def num_bytes(self) -> int:
-        """A symmetric matrix counts as its triangle."""
-        return 4 * self.width * (self.width + 1) // 2 + 8 * (self.sums.numel() + self.counts.numel())
+        """Of ``state``: G is its triangle there; in memory it is a whole matrix."""
+        return 8 * (self.width * (self.width + 1) // 2 + self.sums.numel() + self.counts.numel())
 
     def state(self) -> State:
-        return {"gram": self.gram, "sums": self.sums, "counts": self.counts}
+        return {"gram": packed(self.gram), "sums": self.sums, "counts": self.counts}
 
     def load(self, state: State) -> None:
-        self.gram, self.sums, self.counts = (
-            state[name].to(self.counts.device).clone() for name in ("gram", "sums", "counts")
+        gram, self.sums, self.counts = (
+            state[name].to(self.counts.device).double().clone() for name in ("gram", "sums", "counts")
         )
+        # Runs from before triangles were saved have whole matrices, in float32.
+        self.gram = unpacked(gram, self.sums.shape[1]) if gram.dim() == 1 else gram

@@ -91,15 +91,12 @@ class VCL(PosteriorLearner):
             first = torch.where(self._trained, before, first)
         self.model.kept = first
 
-    def prior_term(self, theta: Tensor, weights: Tensor | None) -> Tensor:
-        if self.estimate is not None:
-            assert weights is not None
-            return cast(Tensor, self.estimate.term(theta, weights, self.rng("divergence"), self._sampled_prior()))
+    def closed_form(self, theta: Tensor, weights: Tensor | None) -> Tensor:
         mean, log_std = cast(tuple[Tensor, Tensor], self.posterior.moments(theta))
         prior = cast(Tensor, self.model.kept)
         return gaussian_kl(mean, log_std, prior[0], prior[1])
 
-    def _sampled_prior(self) -> SampledPrior | None:
+    def sampled_prior(self) -> SampledPrior | None:
         """The posterior before, or None in the first task."""
         before = self.model.kept
         if before is None:

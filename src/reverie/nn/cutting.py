@@ -73,28 +73,31 @@ def cut_points(module: nn.Module, shape: Sequence[int]) -> list[CutPoint]:
     return found
 
 
-def split(module: nn.Module, name: str) -> tuple[nn.Module, nn.Module]:
+def split(module: nn.Module, place: str, inside: str = "") -> tuple[nn.Module, nn.Module]:
     """(below, above) with above(below(x)) = module(x), both sharing the module's parameters.
 
-    ``name``: a module's dotted name; that of a container means its last module. Raises OptionsError for a name that is no cut.
+    place: a module's dotted name; that of a container means its last module. inside: what ``module`` is called in the whole network, with which
+    its places are shown and ``place`` may begin. Raises OptionsError for a name that is no cut.
     """
     graph = _graph(module)
+    around = f"{inside}." if inside else ""
+    name = place.removeprefix(around)
     places = {str(node.target): node for node in _bottlenecks(graph)}
+    shown = [around + target for target in places]
     modules = dict(module.named_modules())
     if name not in modules:
-        raise OptionsError(f"cut = {name!r}: the network has no module of this name; {nearest(name, list(places))}")
-    inside = [target for target in places if target == name or target.startswith(f"{name}.")]
+        hint = nearest(place, [*shown, inside] if inside else shown)
+        raise OptionsError(f"cut = {place!r}: the network has no module of this name; {hint}")
+    within = [target for target in places if target == name or target.startswith(f"{name}.")]
     last = [str(n.target) for n in graph.nodes if n.op == "call_module" and f"{n.target}.".startswith(f"{name}.")]
     if not last:
+        raise OptionsError(f"cut = {place!r}: this module is not run by the network's forward; {nearest(place, shown)}")
+    if not within or within[-1] != last[-1]:
         raise OptionsError(
-            f"cut = {name!r}: this module is not run by the network's forward; {nearest(name, list(places))}"
+            f"cut = {place!r}: a connection runs around this module, so what lies above needs more than its output; "
+            f"cut at one of {', '.join(shown)}"
         )
-    if not inside or inside[-1] != last[-1]:
-        raise OptionsError(
-            f"cut = {name!r}: a connection runs around this module, so what lies above needs more than its output; "
-            f"cut at one of {', '.join(places)}"
-        )
-    return _halves(module, graph, places[inside[-1]])
+    return _halves(module, graph, places[within[-1]])
 
 
 def _graph(module: nn.Module) -> fx.Graph:

@@ -18,7 +18,7 @@ from reverie.checks import OptionsError
 from reverie.nn.matmul import linear
 from reverie.nn.parameters import Kind, ParameterSpec
 from reverie.options import Part, Table
-from reverie.seeding import generator
+from reverie.seeding import derived_seed, generator
 
 Activation = Literal["relu", "sigmoid", "tanh"]
 Start = Literal["main", "gaussian"]
@@ -103,7 +103,8 @@ class Hypernet(nn.Module):
             return None
         return (
             f"hypernetwork: {self.trained:,} numbers make {self.outputs:,}, {self.compression:.3g} for one, more than compression = "
-            f"{self.limit:g}; use chunk_size = None, which finds one that fits (chunked, structured), narrower hidden layers, or compression = None"
+            f"{self.limit:g}; use 'chunked' or 'structured' with chunk_size = None, which finds one that fits if any does, narrower hidden layers, "
+            "smaller embeddings, or compression = None"
         )
 
 
@@ -199,8 +200,7 @@ class PiecewiseModule(EmbeddingHypernet):
     scales: Tensor | None
 
     def __init__(self, options: Piecewise, spec: ParameterSpec, variances: Sequence[float], seed: int) -> None:
-        limit = None if options.chunk_size is None else options.compression
-        super().__init__(options.task_dim, options.task_std, seed, limit)
+        super().__init__(options.task_dim, options.task_std, seed, options.compression)
         self.options, self.variances, self.spec = options, tuple(variances), spec
         self.common = None
         self.shrink = self._shrink() if options.init == "hyperfan" else 1.0
@@ -348,11 +348,6 @@ class ChunkedModule(PiecewiseModule):
     def __init__(self, options: Chunked, size: int, spec: ParameterSpec, variances: Sequence[float], seed: int) -> None:
         super().__init__(options, spec, variances, seed)
         self.size = size
-        if self.size > spec.numel:
-            raise OptionsError(
-                f"chunk_size = {self.size:,}: larger than the {spec.numel:,} parameters to generate; use a smaller one, or "
-                "hypernetwork = 'full'"
-            )
         self.layers = self.layers_to(size)
         self._begin()
 
@@ -523,6 +518,44 @@ class TableModule(Hypernet):
         return len(self.variances) * self.spec.numel
 
 
+class SeparateModule(Hypernet):
+    """A hypernetwork for each task, of which none but the task's own is ever changed."""
+
+    def __init__(
+        self, make: Callable[[ParameterSpec, Tensor, int], Hypernet], spec: ParameterSpec, base: Tensor
+    ) -> None:
+        """make: from the layout, the main network's initial parameters and the task."""
+        super().__init__(1, 1.0, 0)
+        self.make, self.spec, self.base = make, spec, base
+        self.own = nn.ModuleList()
+
+    def add_task(self) -> None:
+        made = self.make(self.spec, self.base, self.tasks)
+        made.add_task()
+        self.own.append(made)
+
+    def hypernet(self, task: int) -> Hypernet:
+        return cast(Hypernet, self.own[task])
+
+    def grow(self, spec: ParameterSpec, base: Tensor) -> None:
+        self.spec, self.base = spec, base
+        for task in range(self.tasks):
+            self.hypernet(task).grow(spec, base)
+
+    def forward(self, tasks: Sequence[int]) -> Tensor:
+        return torch.cat([self.own[task]([0]) for task in tasks])
+
+    def multiplications(self, tasks: int) -> int:
+        return tasks * self.hypernet(0).multiplications(1)
+
+    @property
+    def outputs(self) -> int:
+        return self.hypernet(0).outputs
+
+    def compression_warning(self) -> str | None:
+        return self.hypernet(0).compression_warning()
+
+
 def hidden_layers(
     sizes: Sequence[int], seed: int, fan_in_only: bool = False, relu: bool = False, where: Sequence[object] = ()
 ) -> nn.ModuleList:
@@ -566,7 +599,7 @@ class Full(Part):
     starts; "main", weights of 0 and, for the means, the main network's own initial parameters as biases; "hyperfan", for the means, weights such
     that what is made varies as ``hyperfan_variance`` says, all else as "gaussian".
 
-    It is as many times larger than what it makes as its last layer has inputs, so unlike the others it is silent about it.
+    It is as many times larger than what it makes as its last layer has inputs.
     """
 
     hidden: Widths = ()
@@ -576,7 +609,7 @@ class Full(Part):
     init: Annotated[
         Literal["main", "xavier", "gaussian", "hyperfan"], Field(description="how its last layer starts")
     ] = "main"
-    compression: Ratio = None
+    compression: Ratio = 1.0
 
     def make(
         self, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int, first: int | None = None
@@ -592,7 +625,7 @@ class Piecewise(Part):
         int | None,
         Field(
             gt=0,
-            description="parameters of the main network in a chunk; None: the largest with which the hypernetwork is no larger than what it makes",
+            description="parameters of the main network in a chunk; None: the largest with which the hypernetwork obeys compression (None: 1)",
         ),
     ] = None
     hidden: Widths = ()
@@ -610,6 +643,19 @@ class Piecewise(Part):
     def network_numel(self, size: int) -> int:
         """Of a network that makes chunks of this size."""
         return sum((a + 1) * b for a, b in pairwise([self.task_dim + self.chunk_dim, *self.hidden, size]))
+
+    def given_size(self, spec: ParameterSpec) -> int | None:
+        """``chunk_size``, where it is one of this network."""
+        if self.chunk_size is not None and self.chunk_size > spec.numel:
+            raise OptionsError(
+                f"chunk_size = {self.chunk_size:,}: larger than the {spec.numel:,} parameters to generate; use a smaller one, None, or "
+                "hypernetwork = 'full'"
+            )
+        return self.chunk_size
+
+    def most(self, made: int) -> int:
+        """Parameters that a hypernetwork may have which makes so many numbers."""
+        return int((self.compression or 1.0) * made)
 
 
 def fitting(sizes: Sequence[int], parameters: Callable[[int], int], most: int) -> int:
@@ -631,22 +677,22 @@ class Chunked(Piecewise):
     "hyperfan", where they vary such that the means of a chunk do as ``hyperfan_variance`` has it, averaged over the chunk (for ReLU, tanh, or no
     hidden layers), and 1 is added to the scales of norms, for good.
 
-    compression: the published rule is 1. A chunk_size of None obeys it where it can be obeyed, so there is nothing to tell.
+    compression: the published rule is 1. A chunk_size of None obeys it where it can be obeyed.
     """
 
     def fitting_size(self, numel: int, parts: int) -> int:
-        """The largest chunk with which the hypernetwork of one task has at most as many parameters as it makes; where there is none, the one
-        with the fewest."""
+        """The largest chunk with which the hypernetwork of one task obeys ``compression``; where there is none, the one with the fewest
+        parameters."""
 
         def parameters(size: int) -> int:
             return self.task_dim + parts * -(-numel // size) * self.chunk_dim + self.network_numel(size)
 
-        return fitting(equal_cuts(numel), parameters, parts * numel)
+        return fitting(equal_cuts(numel), parameters, self.most(parts * numel))
 
     def make(
         self, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int, first: int | None = None
     ) -> Hypernet:
-        size = self.chunk_size or self.fitting_size(first or spec.numel, len(variances))
+        size = self.given_size(spec) or self.fitting_size(first or spec.numel, len(variances))
         return ChunkedModule(self, size, spec, variances, seed)
 
 
@@ -679,7 +725,7 @@ class Structured(Piecewise):
             return self.task_dim + networks + parts * sum(each.count for each in units) * self.chunk_dim
 
         largest = max(units.numel for units in structure(spec, first, outputs, first))
-        size = self.chunk_size or fitting(equal_cuts(largest), parameters, parts * first)
+        size = self.given_size(spec) or fitting(equal_cuts(largest), parameters, self.most(parts * first))
         return rows(size), size
 
 
@@ -716,6 +762,21 @@ class HypernetworkOptions(Protocol):
     def make(
         self, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int, first: int | None = None
     ) -> Hypernet: ...
+
+
+@dataclass(frozen=True)
+class SeparateHypernetworks:
+    """A hypernetwork with these options for each task, begun anew: what a learner asks for that shares nothing between tasks."""
+
+    options: HypernetworkOptions
+
+    def make(
+        self, spec: ParameterSpec, variances: Sequence[float], base: Tensor, seed: int, first: int | None = None
+    ) -> Hypernet:
+        def own(spec: ParameterSpec, base: Tensor, task: int) -> Hypernet:
+            return self.options.make(spec, variances, base, derived_seed(seed, "hypernetwork of a task", task), first)
+
+        return SeparateModule(own, spec, base)
 
 
 HYPERNETWORKS = Table(

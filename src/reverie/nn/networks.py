@@ -25,12 +25,12 @@ class Linear(nn.Linear):
 
 
 class Head(nn.Module):
-    """The output layer. Output c starts as U(-1/sqrt(width), 1/sqrt(width)) drawn for c alone, so that a head grown class by
-    class equals one made whole."""
+    """The output layer. Output c starts as U(-bound, bound) drawn for c alone, so that a head grown class by class equals one made
+    whole. bound: of weights; None: 1/sqrt(width), of biases too, which are 0 otherwise."""
 
-    def __init__(self, width: int, outputs: int, seed: int) -> None:
+    def __init__(self, width: int, outputs: int, seed: int, bound: float | None = None) -> None:
         super().__init__()
-        self.width, self.seed = width, seed
+        self.width, self.seed, self.bound = width, seed, bound
         self.weight = nn.Parameter(torch.empty(0, width))
         self.bias = nn.Parameter(torch.empty(0))
         self.grow(outputs)
@@ -54,8 +54,11 @@ class Head(nn.Module):
         self.grow(outputs)
 
     def _initial(self, index: int) -> Tensor:
-        bound = 1 / math.sqrt(self.width)
-        return torch.empty(self.width + 1).uniform_(-bound, bound, generator=generator(self.seed, "head", index))
+        bound = 1 / math.sqrt(self.width) if self.bound is None else self.bound
+        row = torch.empty(self.width + 1).uniform_(-bound, bound, generator=generator(self.seed, "head", index))
+        if self.bound is not None:
+            row[-1] = 0
+        return row
 
     def forward(self, features: Tensor) -> Tensor:
         return linear(features, self.weight, self.bias)
@@ -73,11 +76,13 @@ class EncoderAndHead(nn.Module):
         return self.head(self.encoder(x))
 
 
-def mlp(sizes: Sequence[int], last_activation: bool = False) -> nn.Sequential:
-    """Linear layers of the given widths with ReLU between them, and after the last one on request."""
+def mlp(
+    sizes: Sequence[int], last_activation: bool = False, activation: Callable[[], nn.Module] = nn.ReLU
+) -> nn.Sequential:
+    """Linear layers of the given widths with an activation between them, and after the last one on request."""
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
-        layers += [Linear(inputs, outputs), nn.ReLU()]
+        layers += [Linear(inputs, outputs), activation()]
     return nn.Sequential(*layers[: None if last_activation else -1])
 
 
@@ -133,6 +138,15 @@ def channels_last(module: nn.Module) -> nn.Module:
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+def start_as_xavier(module: nn.Module) -> None:
+    """Weights of its linear layers and convolutions U(-b, b), b = sqrt(6 / (fan in + fan out)); biases 0 (Glorot and Bengio 2010)."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Conv2d):
+            nn.init.xavier_uniform_(part.weight)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+
+
 class Network:
     """A module on its device with its own optimiser; without one (``optimiser`` None) it is frozen."""
 
@@ -151,13 +165,15 @@ class Network:
             self.module.train(train)
         return self.module
 
-    def update(self, loss: Tensor, clip: float | None = None) -> None:
-        """clip: largest norm of the gradient."""
+    def update(self, loss: Tensor, clip: float | None = None, unclipped: Tensor | None = None) -> None:
+        """clip: largest norm of the gradient of ``loss``; unclipped: a further loss, which it does not hold for."""
         for parameter in self._parameters:
             parameter.grad = None
-        loss.backward()
+        loss.backward(retain_graph=unclipped is not None)
         if clip is not None:
             nn.utils.clip_grad_norm_(self._parameters, clip)
+        if unclipped is not None:
+            unclipped.backward()
         self.optimiser.step()
 
     def renew_optimiser(self) -> None:

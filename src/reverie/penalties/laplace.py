@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from reverie.checks import Problems
 from reverie.device import Device
 from reverie.options import Part
 from reverie.penalties.ewc import Fisher, FisherMeasurement, FisherRows, FisherStrength
@@ -17,6 +18,13 @@ from reverie.seeding import Randomness
 from reverie.types import Rows, Solver, State, StreamSpec
 
 PriorVariance = Annotated[float, Field(gt=0, description="of the prior N(0, prior_variance) over weights")]
+FisherPrior = Annotated[
+    Literal["once", "published"],
+    Field(
+        description="mode bayesian, with fisher_rows: the prior counts in the precision once; or, as in the published code, all rows / fisher_rows "
+        "times"
+    ),
+]
 
 HEAD = ("head.weight", "head.bias")  # their rows are outputs
 
@@ -33,7 +41,8 @@ class LaplacePenalty(Part):
     arXiv 1805.07810; as in the code of Henning, Cervera et al. 2021, arXiv 2103.01133). i: weights that a past task has trained, and outputs
     that join a softmax which past tasks have trained, with the prior for P and 0 for theta*. j: all weights of the first task, later the
     outputs of a head of its own. Outputs of tasks to come are left where they are. F_k is a mean over the rows measured, times all N_k, however
-    few they are; the prior is counted once.
+    few they are; the prior is counted once. fisher_prior "published": N_k / fisher_rows times, k the task that is the first to train a weight,
+    which holds what the data say little of far harder than the prior does.
 
     After a task N(theta*, 1 / P) is the posterior; outputs that no task has trained have the prior.
     """
@@ -42,6 +51,10 @@ class LaplacePenalty(Part):
     prior_variance: PriorVariance = 1.0
     fisher: Fisher = "empirical"
     fisher_rows: FisherRows = None
+    fisher_prior: FisherPrior = "once"
+
+    def check(self, problems: Problems) -> None:
+        check_fisher_prior(problems, self.fisher_prior, self.fisher_rows)
 
     def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
         self.device = device.torch_device
@@ -82,11 +95,22 @@ class LaplacePenalty(Part):
     def end_task(self, solver: Solver, rows: Rows, task: int, groups: Tensor | None) -> None:
         information = self.measure(solver, rows, task, groups)
         self.precision = {name: self.precision[name] + len(rows) * new for name, new in information.items()}
+        if self.fisher_prior == "published" and self.fisher_rows is not None:
+            self._count_prior_again((max(len(rows) / self.fisher_rows, 1) - 1) / self.prior_variance)
         self.trained = [old or new for old, new in zip(self.trained, self._active(), strict=True)]
         self.mean = {name: weight.detach().clone() for name, weight in weights_of(solver).items()}
         for name in self.mean.keys() & set(HEAD):
             self.mean[name] = self.mean[name] * _by_output(self.trained, self.mean[name])
         self.tasks = task + 1
+
+    def _count_prior_again(self, more: float) -> None:
+        """Adds this to the precision of the weights that the task is the first to train."""
+        outputs = [more * (new and not old) for old, new in zip(self.trained, self._active(), strict=True)]
+        for name, value in self.precision.items():
+            if name in HEAD:
+                self.precision[name] = value + _by_output(outputs, value)
+            elif self.tasks == 0:
+                self.precision[name] = value + more
 
     def _pull_of_outputs(self) -> list[float]:
         """What the precision of each output counts in this task."""
@@ -118,6 +142,13 @@ class LaplacePenalty(Part):
     def load(self, state: State) -> None:
         self.precision, self.mean = on(state["precision"], self.device), on(state["mean"], self.device)
         self.trained, self.tasks = list(state["trained"]), state["tasks"]
+
+
+def check_fisher_prior(problems: Problems, fisher_prior: str, fisher_rows: int | None) -> None:
+    problems.check(
+        fisher_prior == "once" or fisher_rows is not None,
+        f"fisher_prior = {fisher_prior!r}: with all rows of a task the prior counts once either way; set fisher_rows, or leave it out",
+    )
 
 
 def _by_output(values: list[float] | list[bool], like: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -15,17 +15,27 @@ from reverie.device import Device
 from reverie.nn.optimisers import Optimiser
 from reverie.nn.parameters import Ensemble, ParameterSpec, Statistics
 from reverie.options import Part
-from reverie.types import State
+from reverie.types import Losses, State
+
+
+class Divergence(NamedTuple):
+    """Of a posterior from its prior: a number with its gradient, in nats where it has a value too.
+
+    unclipped: a further share of it, whose gradient no limit holds for. losses: of what estimates it, detached.
+    """
+
+    value: Tensor
+    unclipped: Tensor | None = None
+    losses: Losses | None = None
 
 
 class Estimate(Protocol):
     """Of the divergence of a posterior from its prior, made anew at each step from samples of weights."""
 
-    def term(self, theta: Tensor, weights: Tensor, rng: torch.Generator, prior: SampledPrior | None = None) -> Tensor:
-        """A number with the gradient of the divergence; theta (parts, k), weights (n, numel) drawn from it, differentiable.
-
-        prior: None for N(0, variance).
-        """
+    def term(
+        self, theta: Tensor, weights: Tensor, rng: torch.Generator, prior: SampledPrior | None = None
+    ) -> Divergence:
+        """theta (parts, k), weights (n, numel) drawn from it, differentiable. prior: None for N(0, variance)."""
         ...
 
     def state(self) -> State: ...

@@ -19,6 +19,7 @@ from reverie.posteriors.divergences import gaussian_kl
 from reverie.posteriors.family import PosteriorFamily
 
 TINY = 1e-16
+NO_CHAIN = "local = True: local reparametrisation is for chains of linear layers; use an MLP, or local = False"
 OFFSET = -2.5  # of rho: what is generated near 0 is a deviation of softplus(-2.5) = 0.079
 Offset = Annotated[float, Field(description="added to rho before the softplus: the deviation where 0 is generated")]
 
@@ -57,9 +58,7 @@ class MeanField(PosteriorFamily):
         if not self.local:
             return super().training_scores(theta, ensemble, x, n, rng)
         if ensemble.chain is None:
-            raise OptionsError(
-                "local = True: local reparametrisation is for chains of linear layers; use an MLP, or local = False"
-            )
+            raise OptionsError(NO_CHAIN)
         both = torch.stack([theta[0], softplus(theta[1] + self.offset).square()])
         # Contiguous: the fast product takes a bias of a larger vector for one that lies by itself.
         mean, variance = (

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -20,8 +20,9 @@ from reverie.nn.matmul import linear
 from reverie.nn.networks import Head
 from reverie.nn.optimisers import Optimiser
 from reverie.nn.parameters import Kind, ParameterSpec
+from reverie.options import signature
 from reverie.posteriors.adversarial import AdversarialRatio, Contrast
-from reverie.posteriors.family import Estimate, PosteriorFamily, SampledPrior
+from reverie.posteriors.family import Divergence, Estimate, PosteriorFamily, SampledPrior
 from reverie.posteriors.stein import score_surrogate, stein_score
 from reverie.seeding import generator
 from reverie.types import State
@@ -31,6 +32,19 @@ Width = Annotated[int, Field(gt=0)]
 DRAWS = 1000  # of the noise, from which the sizes of hidden units at the start are measured
 LEAST_SHARE = 0.1  # of a weight's first variance that the generator makes, however much the perturbation adds
 
+# Options that one estimator has and the other has not.
+OF_ESTIMATOR = {
+    "stein": ("bandwidth", "keep", "stein_samples", "clip_score"),
+    "adversarial": (
+        "discriminator",
+        "discriminator_activation",
+        "batch_stats",
+        "discriminator_steps",
+        "discriminator_batch",
+        "contrast_samples",
+    ),
+}
+
 
 @dataclass(eq=False, repr=False)
 class Implicit(PosteriorFamily):
@@ -38,12 +52,13 @@ class Implicit(PosteriorFamily):
     which the first n = latent_dim numbers are the input, and theta the vector of its own weights (``theta_spec``).
 
     All of R^numel is reached by the perturbation, however few numbers the generator sees (noise inflation), or, with latent_dim None, because
-    the generator sees as many as it makes; its hidden layers must then be no narrower. As the density of q is unknown, the divergence from
-    the prior has to be estimated: "stein", by the score of q (Shi, Sun and Zhu 2018, arXiv 1806.02925), or "adversarial", by a discriminator
-    (Mescheder, Nowozin and Geiger 2017, arXiv 1701.04722). Posteriors of this kind in continual learning: Henning et al. 2021, arXiv 2103.01133.
+    the generator sees as many as it makes; its hidden layers must then be no narrower, and no classes may join. As the density of q is unknown,
+    the divergence from the prior has to be estimated: "stein", by the score of q (Shi, Sun and Zhu 2018, arXiv 1806.02925), or "adversarial",
+    by a discriminator (Mescheder, Nowozin and Geiger 2017, arXiv 1701.04722). Posteriors of this kind in continual learning: Henning et al.
+    2021, arXiv 2103.01133.
 
     chunk_size: the weights are cut into chunks, each made by the same generator from the noise and an embedding of its own, which is part of
-    theta too.
+    theta too. clip_score: in the code of Henning et al. the score joins the gradient once that has been clipped.
     """
 
     latent_dim: Annotated[
@@ -58,6 +73,12 @@ class Implicit(PosteriorFamily):
     perturbation: Annotated[
         float, Field(ge=0, description="share of the noise that is added to the weights themselves (s)")
     ] = 0.02
+    share_noise: Annotated[
+        bool,
+        Field(
+            description="the noise that the generator sees is a part of that of the perturbation, as published; or drawn apart from it"
+        ),
+    ] = True
     chunk_size: Annotated[int | None, Field(gt=0, description="weights in a chunk; None: all made at once")] = None
     chunk_dim: Annotated[int, Field(gt=0, description="size of the embedding of a chunk (with chunk_size)")] = 32
     estimator: Annotated[
@@ -79,6 +100,10 @@ class Implicit(PosteriorFamily):
     stein_samples: Annotated[
         int, Field(gt=0, description="weight samples that the score is estimated from (estimator: stein)")
     ] = 100
+    clip_score: Annotated[
+        bool,
+        Field(description="the learner's clip holds for the gradient of estimated scores too (estimator: stein)"),
+    ] = True
     discriminator: Annotated[
         tuple[Width, ...],
         Field(description="widths of its hidden layers; none: linear in the weights (estimator: adversarial)"),
@@ -106,11 +131,30 @@ class Implicit(PosteriorFamily):
     names: ClassVar[tuple[str, ...]] = ("generator",)
     variances: ClassVar[tuple[float, ...]] = (0.003,)
 
+    def recommended(self, values: Mapping[str, Any], option: str | None = None) -> Mapping[str, Any]:
+        return {}  # the stream's latent_dim is that of a generator of rows, and None is an answer here
+
     def check(self, problems: Problems) -> None:
         problems.check(
             self.latent_dim is not None or self.perturbation == 0,
             f"perturbation = {self.perturbation}: a generator that sees as many numbers as it makes needs none; set perturbation = 0, or latent_dim",
         )
+        problems.check(
+            self.latent_dim is not None or self.chunk_size is None,
+            f"latent_dim = None and chunk_size = {self.chunk_size}: all chunks are made from the same noise by the same layers, which need not reach "
+            "all weights; set latent_dim and a perturbation, or chunk_size = None",
+        )
+        problems.check(
+            self.share_noise or self.perturbation > 0,
+            "share_noise = False: there is no perturbation to share it with; set perturbation, or leave share_noise out",
+        )
+        (other,) = OF_ESTIMATOR.keys() - {self.estimator}
+        for name in OF_ESTIMATOR[other]:
+            value = getattr(self, name)
+            problems.check(
+                value == signature(type(self))[name].default,
+                f"{name} = {value!r}: concerns estimator = {other!r}; leave it out, or set estimator = {other!r}",
+            )
 
     # ------------------------------------------------------------------ the generator
 
@@ -121,18 +165,25 @@ class Implicit(PosteriorFamily):
             raise OptionsError(
                 f"chunk_size = {self.chunk_size:,}: larger than the {spec.numel:,} parameters to generate; use a smaller one, or None"
             )
+        if self.latent_dim is None and min(self.hidden, default=spec.numel) < spec.numel:
+            raise OptionsError(
+                f"hidden = {self.hidden}: with latent_dim = None no layer may be narrower than the {spec.numel:,} parameters to generate, or not "
+                "all of their values are reached; use wider layers, none, or a latent_dim with a perturbation"
+            )
         chunks = None if self.chunk_size is None else -(-spec.numel // self.chunk_size)
         return _layout(self._sizes(spec), spec.numel, chunks, self.chunk_dim)
 
     def noise(self, n: int, spec: ParameterSpec, rng: torch.Generator) -> Tensor:
-        return self.latent_std * torch.randn(n, spec.numel, generator=rng, device=rng.device)
+        """(n, numel), of which the generator sees the first; or (n, latent_dim + numel), where it shares none."""
+        width = spec.numel if self.share_noise else self._latent(spec) + spec.numel
+        return self.latent_std * torch.randn(n, width, generator=rng, device=rng.device)
 
     def sample(self, theta: Tensor, spec: ParameterSpec, noise: Tensor) -> Tensor:
         z, layout = noise[:, : self._latent(spec)], self.theta_spec(spec)
         make = self._whole if self.chunk_size is None else self._chunked
         with torch.autocast(theta.device.type, enabled=False):  # weights are float32, whatever is made of them
             made = make(theta[0], layout, z)[:, : spec.numel]
-        return torch.add(made, noise, alpha=self.perturbation) if self.perturbation else made
+        return torch.add(made, noise[:, -spec.numel :], alpha=self.perturbation) if self.perturbation else made
 
     def _whole(self, theta: Tensor, layout: ParameterSpec, z: Tensor) -> Tensor:
         h = self._hidden(layout.unflatten(theta), z)
@@ -294,7 +345,9 @@ class SteinEstimate:
     def __init__(self, posterior: Implicit, spec: ParameterSpec, variance: float) -> None:
         self.posterior, self.spec, self.variance = posterior, spec, variance
 
-    def term(self, theta: Tensor, weights: Tensor, rng: torch.Generator, prior: SampledPrior | None = None) -> Tensor:
+    def term(
+        self, theta: Tensor, weights: Tensor, rng: torch.Generator, prior: SampledPrior | None = None
+    ) -> Divergence:
         """theta (1, k), weights (n, numel) drawn from it, differentiable."""
         samples = weights.detach()
         more = self.posterior.stein_samples - len(weights)
@@ -303,8 +356,12 @@ class SteinEstimate:
             samples = torch.cat([samples, self.posterior.sample(theta.detach(), self.spec, noise)])
         scores = self.posterior.score(weights.detach(), samples)
         if prior is None:
-            return score_surrogate(weights, scores) + weights.square().sum(dim=1).mean() / (2 * self.variance)
-        return score_surrogate(weights, scores - self._prior_score(weights.detach(), prior, len(samples), rng))
+            scored = score_surrogate(weights, scores)
+            rest = weights.square().sum(dim=1).mean() / (2 * self.variance)
+        else:
+            scored = score_surrogate(weights, scores - self._prior_score(weights.detach(), prior, len(samples), rng))
+            rest = scored.new_zeros(())
+        return Divergence(scored + rest) if self.posterior.clip_score else Divergence(rest, unclipped=scored)
 
     def _prior_score(self, points: Tensor, prior: SampledPrior, samples: int, rng: torch.Generator) -> Tensor:
         """grad log p at points (n, numel), p known by so many samples where weights were trained, and by its formula elsewhere."""
@@ -330,9 +387,11 @@ class AdversarialEstimate:
     def __init__(self, posterior: Implicit, spec: ParameterSpec, variance: float, ratio: AdversarialRatio) -> None:
         self.posterior, self.spec, self.variance, self.ratio = posterior, spec, variance, ratio
 
-    def term(self, theta: Tensor, weights: Tensor, rng: torch.Generator, prior: SampledPrior | None = None) -> Tensor:
+    def term(
+        self, theta: Tensor, weights: Tensor, rng: torch.Generator, prior: SampledPrior | None = None
+    ) -> Divergence:
         """KL(q || prior); theta (1, k), weights (n, numel) drawn from it, differentiable. A prior without a density is what the discriminator
-        compares with: there is no contrast in between."""
+        compares with: there is no contrast in between. losses: the discriminator's, a mean over its updates."""
         options = self.posterior
 
         def drawn(n: int) -> Tensor:
@@ -341,10 +400,11 @@ class AdversarialEstimate:
         adaptive = options.contrast_samples > 0 and prior is None
         contrast = Contrast.of(drawn(options.contrast_samples)) if adaptive else None
         reference = prior or contrast or Contrast.prior(self.variance, weights.detach())
-        for _ in range(options.discriminator_steps):
-            n = options.discriminator_batch
-            self.ratio.update(drawn(n), reference.sample(n, rng))
-        return self.ratio.kl(weights, self.variance, contrast)
+        n = options.discriminator_batch
+        told = [self.ratio.update(drawn(n), reference.sample(n, rng)) for _ in range(options.discriminator_steps)]
+        return Divergence(
+            self.ratio.kl(weights, self.variance, contrast), losses={"discriminator": torch.stack(told).mean()}
+        )
 
     def state(self) -> State:
         return self.ratio.state()

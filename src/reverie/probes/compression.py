@@ -11,7 +11,8 @@ from reverie.types import Finding, Stream, Task
 class Compression:
     """For learners with a hypernetwork, after the first task.
 
-    compression: numbers it is made of for each that it makes; a warning says where that is more than its option ``compression`` allows.
+    compression: numbers it is made of for each that it makes; a warning says where that is more than its option ``compression`` allows, which a
+    learner that is not behind another one has said before.
     """
 
     name = "compression"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,8 +26,10 @@ BASIS_ROWS = 2000  # real rows that the principal components are computed from
 PICTURED = 200  # rows of a class in the projection, real and generated each
 CHUNK = 1000
 FAR = 1e3  # the classifier sees coordinates up to this many standard deviations
+ORIGINS = 10  # tasks that rows of a class are told apart by, at most
 
-MEASURES = ("frechet", "precision", "recall", "density", "coverage", "train_on_generated", "train_on_real")
+ALIKE = ("frechet", "precision", "recall", "density", "coverage")
+MEASURES = (*ALIKE, "train_on_generated", "train_on_real")
 
 
 class LatentQuality:
@@ -44,6 +46,10 @@ class LatentQuality:
     generated rows is in none of the lists; one that is hardly generated counts as 0 in the means of recall, coverage and
     train_on_generated. class_kl: KL of the class shares among generated rows, as
     the classifier of real rows sees them, from those asked for (equal shares, of a generator that cannot be asked).
+    Where classes are met in several tasks and the generator knows from which of them its rows are, the same rows are measured by class and
+    task too (at most 10 tasks, evenly spaced): ``origin_tasks``, ``origin_classes``, ``origin_rows`` and ``origin_`` with the first five
+    measures, in one order.
+
     arrays: the first two components of at most 200 real and 200 generated rows a class. Components are those of the test rows of the whole
     stream, so that the tasks of a run are shown and measured alike.
 
@@ -57,8 +63,8 @@ class LatentQuality:
         spec = stream.spec
         seen = spec.classes_until(task.index)
         each = min(max(ALL_ROWS // spec.outputs, LEAST), CLASS_ROWS)
-        real = _held_out([test for test in stream.tests if test.since <= task.index], seen, each, rng.device)
-        drawn, broken = _drawn(learner, spec, task.index, {c: len(x) for c, x in real.items()}, rng)
+        real, met = _held_out([test for test in stream.tests if test.since <= task.index], seen, each, rng.device)
+        drawn, origins, broken = _drawn(learner, spec, task.index, {c: len(x) for c, x in real.items()}, rng)
         generated = {c: x[: len(real[c])] for c, x in drawn.items()}
         centre, directions = principal_components(_spread_rows(stream.tests, rng.device), COMPONENTS)
 
@@ -68,14 +74,22 @@ class LatentQuality:
         low, low_generated = projected(real), projected(generated)
         measured = [c for c in seen if min(len(real[c]), len(generated[c])) >= NEEDED]
         numbers: dict[str, list[float]] = {name: [] for name in MEASURES}
+        seen_by_eye = (real, generated) if len(directions) <= COMPONENTS else (low, low_generated)
+
+        def alike(c: int, mine: Tensor, theirs: Tensor) -> dict[str, float]:
+            """Of some of the real and the generated rows of a class."""
+            found = overlap(real[c][mine], generated[c][theirs])
+            distance = frechet_distance(seen_by_eye[0][c][mine], seen_by_eye[1][c][theirs])
+            return {"frechet": distance} | {name: getattr(found, name) for name in ALIKE[1:]}
+
         for c in measured:
-            exact = len(directions) <= COMPONENTS
-            found = overlap(real[c], generated[c])
-            numbers["frechet"].append(
-                frechet_distance(real[c], generated[c]) if exact else frechet_distance(low[c], low_generated[c])
-            )
-            for name in ("precision", "recall", "density", "coverage"):
-                numbers[name].append(getattr(found, name))
+            for name, value in alike(c, *(torch.arange(len(rows[c])) for rows in (real, generated))).items():
+                numbers[name].append(value)
+        by_origin: dict[str, list[float]] = {}
+        for origin, c, mine, theirs in _cells(met, {c: origins[c][: len(real[c])] for c in seen}):
+            found = {"tasks": origin, "classes": c, "rows": len(mine), **alike(c, mine, theirs)}
+            for name, value in found.items():
+                by_origin.setdefault(f"origin_{name}", []).append(float(value))
         lost = [c for c in seen if len(generated[c]) < NEEDED <= len(real[c])]
         means = {f"mean_{name}": _mean(numbers[name]) for name in MEASURES}
         for name in ("recall", "coverage"):
@@ -94,6 +108,7 @@ class LatentQuality:
                 "real_rows": [float(len(real[c])) for c in measured],
                 "generated_rows": [float(len(generated[c])) for c in measured],
                 **numbers,
+                **by_origin,
                 **means,
             },
             arrays={**_pictured("real", low), **_pictured("generated", low_generated)},
@@ -121,19 +136,38 @@ def principal_components(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
 # ------------------------------------------------------------------------------------------ rows
 
 
-def _held_out(tests: Sequence[TestSet], classes: Sequence[int], each: int, device: torch.device) -> dict[int, Tensor]:
-    """At most ``each`` test rows of every class, evenly spaced over all of them."""
+def _held_out(
+    tests: Sequence[TestSet], classes: Sequence[int], each: int, device: torch.device
+) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    """At most ``each`` test rows of every class, evenly spaced over all of them, and the tasks that teach them."""
     labels = torch.cat([test.rows.labels for test in tests])
     wanted = torch.cat([_spaced((labels == c).nonzero().flatten(), each) for c in classes])
-    x, y = [], []
+    x, y, since = [], [], []
     start = 0
     for test in tests:
         inside = wanted[(wanted >= start) & (wanted < start + len(test.rows))] - start
         x.append(_taken(test, inside, device))
         y.append(test.rows.labels[inside])
+        since.append(torch.full((len(inside),), test.since, device=device))
         start += len(test.rows)
-    rows, found = torch.cat(x), torch.cat(y).to(device)
-    return {c: rows[found == c] for c in classes}
+    rows, found, tasks = torch.cat(x), torch.cat(y).to(device), torch.cat(since)
+    return {c: rows[found == c] for c in classes}, {c: tasks[found == c] for c in classes}
+
+
+def _cells(met: dict[int, Tensor], origins: dict[int, Tensor]) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+    """Where rows of a class are from several tasks: task, class, and places of equally many real and generated rows that are of both.
+
+    met, origins: the tasks of the real and of the generated rows of each class.
+    """
+    shared = any(len(tasks.unique()) > 1 for tasks in met.values())
+    if not shared or len(torch.cat(list(origins.values())).unique()) < 2:
+        return
+    for task in _spaced(torch.cat(list(met.values())).unique(), ORIGINS).tolist():
+        for c, tasks in met.items():
+            mine, theirs = ((where == task).nonzero().flatten() for where in (tasks, origins[c]))
+            count = min(len(mine), len(theirs))
+            if count >= NEEDED:
+                yield task, c, _spaced(mine, count), theirs[:count]
 
 
 def _spread_rows(tests: Sequence[TestSet], device: torch.device) -> Tensor:
@@ -154,23 +188,29 @@ def _spaced(index: Tensor, count: int) -> Tensor:
 
 def _drawn(
     learner: Any, spec: StreamSpec, task: int, counts: dict[int, int], rng: Randomness
-) -> tuple[dict[int, Tensor], int]:
-    """Generated rows of every class, as many as wanted (where classes cannot be asked for: in all); how many of them were not finite."""
+) -> tuple[dict[int, Tensor], dict[int, Tensor], int]:
+    """Generated rows of every class, as many as wanted (where classes cannot be asked for: in all), and the tasks that they are from, as far
+    as the generator knows; how many rows were not finite."""
     x: list[Tensor] = []
     y: list[Tensor] = []
+    origins: list[Tensor] = []
     if learner.model.conditional:
         for c, count in counts.items():
             classes = torch.full((count,), c, device=rng.device)
-            x.append(learner.model.sample(count, rng.at("draws", c), classes).x)
+            batch = learner.model.sample(count, rng.at("draws", c), classes)
+            x.append(batch.x)
             y.append(classes)
+            origins.append(batch.task)
     else:
         for piece, index in enumerate(torch.arange(sum(counts.values())).split(CHUNK)):
             batch = learner.model.sample(len(index), rng.at("draws", piece))
             x.append(batch.x)
             y.append(_answers(learner, spec, task, batch.x) if batch.y is None else batch.y)
-    rows, labels = torch.cat(x).flatten(1), torch.cat(y)
+            origins.append(batch.task)
+    rows, labels, tasks = torch.cat(x).flatten(1), torch.cat(y), torch.cat(origins)
     finite = torch.isfinite(rows).all(dim=1)
-    return {c: rows[finite & (labels == c)] for c in counts}, int((~finite).sum())
+    places = {c: finite & (labels == c) for c in counts}
+    return {c: rows[p] for c, p in places.items()}, {c: tasks[p] for c, p in places.items()}, int((~finite).sum())
 
 
 def _answers(learner: Any, spec: StreamSpec, task: int, x: Tensor) -> Tensor:

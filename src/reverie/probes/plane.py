@@ -18,15 +18,15 @@ PICTURED = 60  # test rows of each test set
 
 
 class Plane:
-    """For classifiers of two numbers with a model a task, whose predictions hold ``by_task`` and ``task_scores``; of others it finds nothing.
+    """For classifiers of two numbers with a model a task, whose predictions hold ``by_task``; of others it finds nothing.
     With draws > 0 the learner has posteriors over weights: ``model``, ``posterior``, ``outputs_of``.
 
     arrays, over a grid of G x G points around the test rows of the whole stream, [row, column] = [second, first input] and T models:
     first, second: (G,) the inputs. entropy: (T, G, G) of the mean predictions, as a share of the largest possible. classes: (T, G, G) the
     answer of each model. samples: (draws, T, G, G) the answers of single weight samples, with the same noise for every model; missing where
-    draws = 0. answer: (G, G) where the model is inferred. bayes: (G, G) the best answer, were each class of each test set taught so far a
-    Gaussian with the mean and the covariance of its test rows, and as frequent. x, y, task: (M, 2), (M,), (M,) some of those rows, their
-    classes, and the tasks that teach them.
+    draws = 0. answer: (G, G) where the model is inferred. bayes: (G, G) the best answer, each class of each test set taught so far being as
+    frequent: of the Gaussians that a stream is drawn from (``modes``), else of those with the means and covariances of the test rows. x, y,
+    task: (M, 2), (M,), (M,) some of those rows, their classes, and the tasks that teach them.
     """
 
     name = "plane"
@@ -42,14 +42,14 @@ class Plane:
         with torch.no_grad():
             x = points.to(rng.device)
             said = learner.predict(x)
-            if said.by_task is None or said.task_scores is None:
+            if said.by_task is None:
                 return Finding()
             samples = _samples(learner, x, said.by_task.shape[1], self.draws, rng)
         maps = {
-            "entropy": -said.task_scores["entropy"].T.float(),
+            "entropy": _entropies(said.by_task).T,
             "classes": said.by_task.argmax(dim=2).T,
             "answer": said.scores.argmax(dim=1),
-            "bayes": _best(points, seen),
+            "bayes": _best(points, stream, task),
             **samples,
         }
         return Finding(
@@ -88,13 +88,28 @@ def _samples(learner: Any, x: Tensor, models: int, draws: int, rng: Randomness) 
     return {"samples": torch.stack(answers, dim=1)}
 
 
-def _best(points: Tensor, tests: Sequence[TestSet]) -> Tensor:
-    """(P,) classes of the largest density, summed over the Gaussians of a class."""
+def _entropies(by_task: Tensor) -> Tensor:
+    """(P, T) of models' logarithms of probabilities (P, T, outputs), -inf at outputs that a model has not, as shares of the largest possible."""
+    p = by_task.double().exp()
+    outputs = by_task.isfinite().any(dim=0).sum(dim=1)  # of each model
+    return (torch.special.entr(p).sum(dim=2) / outputs.clamp(min=2).log()).float()
+
+
+def _best(points: Tensor, stream: Stream, task: Task) -> Tensor:
+    """(P,) classes of the largest density after a task, summed over the Gaussians of a class."""
+    modes = getattr(stream, "modes", None)  # streams of the user's own data have none
     densities: dict[int, list[Tensor]] = {}
-    for test in tests:
+    for number, test in enumerate(stream.tests):
+        if test.since > task.index:
+            continue
         x, y = _rows(test)
         for c in y.unique().tolist():
-            densities.setdefault(c, []).append(_log_density(points, x[y == c]))
+            if modes is None:
+                found = _log_density(points, x[y == c])
+            else:  # all of one deviation: what does not depend on the point is the same everywhere
+                away = (points - modes.centres[number, test.classes.index(c)]).double()
+                found = -away.square().sum(dim=1) / (2 * modes.deviation**2)
+            densities.setdefault(c, []).append(found)
     classes = torch.tensor(sorted(densities))
     logs = torch.stack([torch.stack(densities[c]).logsumexp(dim=0) for c in classes.tolist()])
     return classes[logs.argmax(dim=0)]

@@ -77,6 +77,9 @@ class Buffer(Part):
         self.choice = Randomness(rng.seed)  # rows are chosen on the CPU, whatever the device
         self.spec = spec
         self.x = empty(self.encoding, spec.input_shape)
+        # Latents are no bytes: a budget too small for them as floats is refused before any training.
+        if self.encoding == "lossless" and math.inf in map(abs, spec.value_range or ()):
+            self.x = self.x.float()
         # Class indices, or in regression the targets of each row.
         self.y = torch.empty(0, spec.outputs) if spec.kind == "regression" else torch.empty(0, dtype=torch.int64)
         self.task = torch.empty(0, dtype=torch.int64)

@@ -139,8 +139,7 @@ class Scholar:
         rule, each, total = self._labelling, self.each, n * steps
         classes = None
         if self.generator.conditional:
-            pick = torch.randint(len(rule.seen), (total,), generator=rng, device=rule.seen.device)
-            classes = rule.seen[pick].repeat_interleave(each)
+            classes = rule.seen[self._picked(rule.seen, total, rng)].repeat_interleave(each)
         rows = self.generator.sample(total * each, rng, classes)
         if self.generator.conditional:
             rows = replace(rows, asked=classes)
@@ -165,6 +164,14 @@ class Scholar:
         merit = self._merit(rows, scores, rule)
         best = merit.reshape(total, each).argmax(dim=1) + each * torch.arange(total, device=merit.device)
         return _taken(rows, best)
+
+    def _picked(self, seen: Tensor, total: int, rng: torch.Generator) -> Tensor:
+        """Which of the classes seen are asked for: all alike often, but where the generator says otherwise."""
+        weights_of = getattr(self.generator, "class_weights", None)
+        weights = None if weights_of is None else weights_of(seen)
+        if weights is None:
+            return torch.randint(len(seen), (total,), generator=rng, device=seen.device)
+        return torch.multinomial(weights.to(seen.device), total, replacement=True, generator=rng)
 
     def _diverse(self, rows: Batch, n: int) -> Tensor:
         """Of each step's candidates the n that cover their features in the frozen solver best; rows that weigh nothing come last."""

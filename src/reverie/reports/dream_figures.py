@@ -21,6 +21,7 @@ DPI = 120
 LETTERS = 12.5  # of a line of a caption, an inch
 GLYPH = 2  # letters of a class's name up to which it is its own marker
 MOST_CLASSES = 12  # in the key
+MOST_NAMED = 60  # pairs of a domain and a class that have room for their names
 
 
 def scatter(
@@ -87,6 +88,43 @@ def histograms(values: Mapping[str, Mapping[str, np.ndarray]], caption: str) -> 
         figure.legend(handles=keys, loc="outside upper left", ncols=4, frameon=False)
 
     return _png((3.6 * len(values), 4.0), paint, caption)
+
+
+def confusions(
+    tables: Mapping[str, np.ndarray], pairs: Sequence[tuple[int, str]], domains: Sequence[str], caption: str
+) -> bytes:
+    """tables: by name, counts (pairs, pairs) of images by the domain and class asked for (down) and by those that are seen. pairs: their domains,
+    by number, and the names of their classes. A panel a table and domain asked for, shares of each row; seen domains are set apart."""
+    place = np.array([domain for domain, _ in pairs])
+    everywhere = [(name, domain) for name in tables for domain in range(len(domains))]
+    shown = [(name, domain) for name, domain in everywhere if tables[name][place == domain].any()]
+    edges = np.flatnonzero(np.diff(place)) + 0.5
+    named = len(pairs) <= MOST_NAMED
+    names = [cut(name, 8) if named else "" for _, name in pairs]
+    turn = 90 if max(map(len, names)) > GLYPH else 0
+    rows = max(int((place == domain).sum()) for _, domain in shown)
+    side = 0.2 if named else 5.0 / len(pairs)
+    inches = (2.4 + side * len(pairs), 0.9 + len(shown) * (0.8 + side * rows))
+
+    def paint(figure: Figure) -> None:
+        panels = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
+        for axes, (name, domain) in zip(panels, shown, strict=True):
+            mine = place == domain
+            counts = tables[name][mine]
+            axes.imshow(counts / counts.sum(axis=1, keepdims=True).clip(min=1), cmap="Blues", vmin=0, vmax=1)
+            axes.grid(visible=False)
+            for edge in edges:
+                axes.axvline(edge, color=INK, linewidth=1)
+            axes.set(title=f"{name}, asked of {cut(domains[domain], 24)}", xlabel="seen", ylabel="asked for")
+            axes.set_xticks(range(len(pairs)), names, rotation=turn)
+            axes.set_yticks(range(len(counts)), np.array(names)[mine])
+            axes.tick_params(length=0)
+            above = axes.secondary_xaxis("top")
+            middles = [float(np.flatnonzero(place == k).mean()) for k in range(len(domains))]
+            above.set_xticks(middles, [cut(name, 16) for name in domains])
+            above.tick_params(length=0)
+
+    return _png((max(inches[0], 6.0), inches[1]), paint, caption)
 
 
 def _markers(names: Sequence[str]) -> dict[str, str | Outline]:

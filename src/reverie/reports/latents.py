@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from reverie.reports.tables import Group
 from reverie.reports.words import Estimate, percent_estimate
 
 PROBE = "latent-quality"
+Table = tuple[tuple[str, tuple[str, ...]], ...]  # what a row is of, and its cells
 
 
 def _number(estimate: Estimate) -> str:
@@ -65,12 +66,15 @@ MEASURES: tuple[Measure, ...] = (
 @dataclass(frozen=True)
 class Quality:
     """The tables of a group: a row a class after task ``task`` (from 0), and a row a task of means over classes. rows: how many real
-    rows of a class were looked at, from fewest to most."""
+    rows of a class were looked at, from fewest to most. Where classes are met in several tasks, also after task ``task``, a row for each
+    of the tasks that rows are of, of means over its classes, and a row a class of each."""
 
     task: int
     rows: str
-    by_class: tuple[tuple[str, tuple[str, ...]], ...]
-    by_task: tuple[tuple[str, tuple[str, ...]], ...]
+    by_class: Table
+    by_task: Table
+    by_origin: Table = ()
+    by_cell: Table = ()
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,27 @@ def quality(group: Group) -> Quality | None:
         (name, _cells([Estimate.of([classes.get(name, {}).get(m.name) for classes in last]) for m in MEASURES]))
         for name in names
     )
+    cells = [
+        _by_cell(record, found[tasks[-1]])
+        for record, found in zip(group.shown, findings, strict=True)
+        if tasks[-1] in found
+    ]
+    places = sorted(
+        set().union(*cells), key=lambda cell: (cell[0], names.index(cell[1]) if cell[1] in names else len(names))
+    )
+    by_cell = tuple(
+        (
+            f"{task + 1}, {name}",
+            _cells([Estimate.of([each.get((task, name), {}).get(m.name) for each in cells]) for m in MEASURES]),
+        )
+        for task, name in places
+    )
+    by_origin = tuple(
+        (str(task + 1), _cells([Estimate.of([_mean_of(each, task, m.name) for each in cells]) for m in MEASURES]))
+        for task in sorted({task for task, _ in places})
+    )
     counts = [count for found in findings if tasks[-1] in found for count in found[tasks[-1]].numbers_of("real_rows")]
-    return Quality(tasks[-1], _range(counts), by_class, tuple(rows))
+    return Quality(tasks[-1], _range(counts), by_class, tuple(rows), by_origin, by_cell)
 
 
 def projection(record: RunRecord) -> Projection | None:
@@ -153,6 +176,23 @@ def _by_class(record: RunRecord, found: FindingLine) -> dict[str, dict[str, floa
         for name, value in zip(classes, found.numbers_of(measure.name), strict=False):
             classes[name][measure.name] = value
     return classes
+
+
+def _by_cell(record: RunRecord, found: FindingLine) -> dict[tuple[int, str], dict[str, float]]:
+    """The measures of each class in each task that its rows are of."""
+    classes = [_name(record, int(c)) for c in found.numbers_of("origin_classes")]
+    cells = list(zip(map(int, found.numbers_of("origin_tasks")), classes, strict=False))
+    measures: dict[tuple[int, str], dict[str, float]] = {cell: {} for cell in cells}
+    for measure in MEASURES:
+        for cell, value in zip(cells, found.numbers_of(f"origin_{measure.name}"), strict=False):
+            measures[cell][measure.name] = value
+    return measures
+
+
+def _mean_of(cells: Mapping[tuple[int, str], Mapping[str, float]], task: int, measure: str) -> float | None:
+    """Over the classes of a task; None where none was measured."""
+    values = [found[measure] for (origin, _), found in cells.items() if origin == task and measure in found]
+    return float(np.mean(values)) if values else None
 
 
 def _range(counts: list[float]) -> str:

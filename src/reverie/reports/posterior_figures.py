@@ -121,7 +121,8 @@ def plane_answers(found: Plane, label: str) -> list[Picture]:
             LARGE_MAP,
             "best answer",
             "the best answers",
-            "Bayes-optimal, were each class of each task a Gaussian with the mean and covariance of its test rows (an estimate).",
+            "Bayes-optimal: of the Gaussians that the rows are drawn from where these are known, or else of Gaussians with the means and "
+            "covariances of the test rows (an estimate).",
         ),
     ]
 
@@ -166,16 +167,18 @@ def _regions(
     names: bool = True,
 ) -> Picture:
     present = np.unique(answers).tolist()
-
-    def paint(axes: Axes) -> None:
-        for c in present:
-            colour = [CLASSES[c % len(CLASSES)]]
-            axes.contourf(found.first, found.second, (answers == c).astype(float), [0.5, 1.5], colors=colour, alpha=0.3)
-        _rows(axes, found, np.full(len(found.x), True), names)
-        _frame(axes, found, title)
-
     shares = ", ".join(f"{found.classes[c]} {percent(float((answers == c).mean()))}" for c in present)
-    return draw(inches, paint, f"Map of {said}. Share of the plane by class: {shares}.", caption)
+    alt = f"Map of {said}. Share of the plane by class: {shares}."
+    return draw(inches, lambda axes: paint_regions(axes, found, answers, title, names), alt, caption)
+
+
+def paint_regions(axes: Axes, found: Plane, answers: np.ndarray, title: str, names: bool = True) -> None:
+    """answers (G, G): classes, each in its colour."""
+    for c in np.unique(answers).tolist():
+        colour = [CLASSES[c % len(CLASSES)]]
+        axes.contourf(found.first, found.second, (answers == c).astype(float), [0.5, 1.5], colors=colour, alpha=0.3)
+    _rows(axes, found, np.full(len(found.x), True), names)
+    _frame(axes, found, title)
 
 
 def _rows(axes: Axes, found: Plane, which: np.ndarray, names: bool) -> None:
@@ -204,46 +207,45 @@ def _frame(axes: Axes, found: Plane, title: str) -> None:
 
 
 def fan(found: Fan, label: str, title: str, inches: tuple[float, float] = SQUARE) -> Picture:
+    """See ``paint_fan``."""
+    said = ". ".join(_off(found, k) for k in found.tasks)
+    alt = f"Predictions of {label}, seed {found.seed}, after task {found.task + 1}, with bands of one, two and three deviations. {said}."
+    return draw(inches, lambda axes: paint_fan(axes, found, title), alt, "")
+
+
+def paint_fan(axes: Axes, found: Fan, title: str) -> None:
     """Mean and one, two and three deviations of each model; dashed: the truth in each task's interval; dots: training rows."""
     tasks = found.tasks
     known = np.concatenate([found.train_y, *(truth[np.isfinite(truth)] for truth in found.truth)])
     low, high = (float(known.min()), float(known.max())) if len(known) else (-1.0, 1.0)
     room = ROOM * (high - low) or 1.0
-
-    def paint(axes: Axes) -> None:
-        for k, (mean, deviation) in enumerate(zip(found.mean, found.deviation, strict=True)):
-            alone = len(found.mean) == 1
-            colour = ONE_MODEL if alone and len(tasks) > 1 else SERIES[k % len(SERIES)]
-            # Many models have much to say where they were taught nothing: that is drawn faintly.
-            inside = np.full(len(found.grid), True) if alone else np.isfinite(found.truth[k])
-            for times in (3, 2, 1):
-                low_band, high_band = mean - times * deviation, mean + times * deviation
-                for where, alpha in ((inside, 0.16), (~inside, 0.05)):
-                    axes.fill_between(
-                        found.grid, low_band, high_band, where=where, color=colour, alpha=alpha, linewidth=0
-                    )
-            axes.plot(found.grid, mean, color=colour, linewidth=0.8, alpha=0.7)
-            axes.plot(found.grid, np.where(inside, mean, np.nan), color=colour, linewidth=1.6)
-        for k in tasks:
-            axes.plot(found.grid, found.truth[k], color=INK, linewidth=1, dashes=(4, 2))
-            mine = found.train_task == k
-            axes.plot(
-                found.train_x[mine],
-                found.train_y[mine],
-                linestyle="",
-                marker="o",
-                markersize=2.6,
-                color=SERIES[k % len(SERIES)],
-                mec=INK,
-                mew=0.4,
-            )
-        axes.set(xlim=(found.grid[0], found.grid[-1]), ylim=(low - room, high + room), title=cut(title, 34))
-        axes.grid(axis="x", visible=False)
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-
-    said = ". ".join(_off(found, k) for k in tasks)
-    alt = f"Predictions of {label}, seed {found.seed}, after task {found.task + 1}, with bands of one, two and three deviations. {said}."
-    return draw(inches, paint, alt, "")
+    for k, (mean, deviation) in enumerate(zip(found.mean, found.deviation, strict=True)):
+        alone = len(found.mean) == 1
+        colour = ONE_MODEL if alone and len(tasks) > 1 else SERIES[k % len(SERIES)]
+        # Many models have much to say where they were taught nothing: that is drawn faintly.
+        inside = np.full(len(found.grid), True) if alone else np.isfinite(found.truth[k])
+        for times in (3, 2, 1):
+            low_band, high_band = mean - times * deviation, mean + times * deviation
+            for where, alpha in ((inside, 0.16), (~inside, 0.05)):
+                axes.fill_between(found.grid, low_band, high_band, where=where, color=colour, alpha=alpha, linewidth=0)
+        axes.plot(found.grid, mean, color=colour, linewidth=0.8, alpha=0.7)
+        axes.plot(found.grid, np.where(inside, mean, np.nan), color=colour, linewidth=1.6)
+    for k in tasks:
+        axes.plot(found.grid, found.truth[k], color=INK, linewidth=1, dashes=(4, 2))
+        mine = found.train_task == k
+        axes.plot(
+            found.train_x[mine],
+            found.train_y[mine],
+            linestyle="",
+            marker="o",
+            markersize=2.6,
+            color=SERIES[k % len(SERIES)],
+            mec=INK,
+            mew=0.4,
+        )
+    axes.set(xlim=(found.grid[0], found.grid[-1]), ylim=(low - room, high + room), title=cut(title, 34))
+    axes.grid(axis="x", visible=False)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
 
 
 def _off(found: Fan, k: int) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from reverie.checks import OptionsError
 from reverie.device import CPU, Device
 from reverie.nn.cutting import CutPoint, cut_points
+from reverie.nn.hypernetworks import Activation, ActivationOption
 from reverie.nn.networks import (
     EncoderAndHead,
     Head,
@@ -24,6 +25,7 @@ from reverie.nn.networks import (
     multiplications,
     output_width,
     pooled_stack,
+    start_as_xavier,
     training_flops,
 )
 from reverie.nn.optimisers import Adam, Optimiser
@@ -35,8 +37,18 @@ from reverie.types import Batch, Losses, State, StreamSpec
 Hidden = Annotated[
     tuple[Annotated[int, Field(gt=0)], ...] | None, Field(description="widths of the hidden layers; None: the stream's")
 ]
+Init = Literal["pytorch", "xavier"]
+InitOption = Annotated[
+    Init,
+    Field(
+        description="how weights start: as PyTorch's layers do, U(-b, b) with b = 1 / sqrt(fan in), or with Xavier's b = "
+        "sqrt(6 / (fan in + fan out)) and biases of 0, fan out of the last layer being the classes at first"
+    ),
+]
 OptimiserOption = Annotated[Optimiser, Field(description="how its weights are updated")]
 Positive = Annotated[int, Field(gt=0)]
+
+ACTIVATION_LAYERS: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
 
 
 class Classifier(Part):
@@ -46,6 +58,7 @@ class Classifier(Part):
     """
 
     optimiser: Optimiser
+    init: Init = "pytorch"
     usual_cut = "encoder"
 
     @abstractmethod
@@ -56,7 +69,11 @@ class Classifier(Part):
         self.device = device
         with rng.global_torch("solver weights"):
             encoder = self.encoder(spec.input_shape)
-        head = Head(output_width(encoder, spec.input_shape), spec.outputs, rng.seed)
+            if self.init == "xavier":
+                start_as_xavier(encoder)
+        width = output_width(encoder, spec.input_shape)
+        bound = math.sqrt(6 / (width + spec.outputs)) if self.init == "xavier" else None
+        head = Head(width, spec.outputs, rng.seed, bound)
         module = EncoderAndHead(encoder, head)
         self.multiplications = multiplications(module, spec.input_shape)
         self.objective = objective(spec)
@@ -130,14 +147,18 @@ class Classifier(Part):
 
 @dataclass(eq=False, repr=False)
 class MLP(Classifier):
-    """Fully connected layers with ReLU on the flattened input."""
+    """Fully connected layers on the flattened input."""
 
     hidden: Hidden = None
+    activation: ActivationOption = "relu"
+    init: InitOption = "pytorch"
     optimiser: OptimiserOption = field(default_factory=Adam)
 
     def encoder(self, shape: tuple[int, ...]) -> nn.Module:
         sizes = [math.prod(shape), *(self.hidden or (400, 400))]
-        return nn.Sequential(nn.Flatten(), mlp(sizes, last_activation=True))
+        return nn.Sequential(
+            nn.Flatten(), mlp(sizes, last_activation=True, activation=ACTIVATION_LAYERS[self.activation])
+        )
 
 
 @dataclass(eq=False, repr=False)
@@ -156,6 +177,7 @@ class CNN(Classifier):
             description="how height and width are halved: stride 2, or a 2 x 2 maximum after an unpadded convolution"
         ),
     ] = "stride"
+    init: InitOption = "pytorch"
     optimiser: OptimiserOption = field(default_factory=Adam)
 
     usual_cut = "encoder.1"  # flattened outputs of the convolutions

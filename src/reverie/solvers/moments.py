@@ -70,6 +70,16 @@ class Moments:
             self.scatter += other.scatter
         self._join(other.counts, other.means)
 
+    def placed(self, places: Tensor, outputs: int) -> Moments:
+        """The same of ``outputs`` classes, class c being class ``places[c]`` there."""
+        found = Moments(self.width, outputs, self.kind, self.counts.device)
+        found.counts[places], found.means[places] = self.counts, self.means
+        if self.kind == "each":
+            found.scatter[places] = self.scatter
+        else:
+            found.scatter = self.scatter
+        return found
+
     def _join(self, counts: Tensor, means: Tensor) -> None:
         """Counts and means of the union, and what the distance between both means adds to the scatter."""
         total = self.counts + counts
@@ -92,18 +102,22 @@ class Moments:
         return self.scatter / (self.counts - correction).clamp(min=1)[:, None, None]
 
     def num_bytes(self) -> int:
-        """Of all numbers that have to be kept; a symmetric scatter counts as its triangle."""
+        """Of ``state``: a symmetric scatter is its triangle there; in memory it is whole."""
         d = self.width
         triangles = {"none": 0, "pooled": 1, "each": len(self.counts)}[self.kind]
         return 8 * (self.counts.numel() + self.means.numel() + triangles * d * (d + 1) // 2)
 
     def state(self) -> State:
-        return {"counts": self.counts, "means": self.means, "scatter": self.scatter}
+        scatter = self.scatter if self.kind == "none" else packed(self.scatter)
+        return {"counts": self.counts, "means": self.means, "scatter": scatter}
 
     def load(self, state: State) -> None:
-        self.counts, self.means, self.scatter = (
+        self.counts, self.means, scatter = (
             state[name].to(self.counts.device).clone() for name in ("counts", "means", "scatter")
         )
+        # Runs from before triangles were saved have whole matrices.
+        whole = self.kind == "none" or scatter.dim() == self.scatter.dim()
+        self.scatter = scatter if whole else unpacked(scatter, self.width)
 
 
 def class_sums(x: Tensor, y: Tensor, outputs: int) -> Tensor:
@@ -111,3 +125,16 @@ def class_sums(x: Tensor, y: Tensor, outputs: int) -> Tensor:
     if x.device.type == "cpu":
         return x.new_zeros(outputs, x.shape[1]).index_add_(0, y, x)
     return functional.one_hot(y, outputs).T.to(x.dtype) @ x
+
+
+def packed(symmetric: Tensor) -> Tensor:
+    """(..., d, d) -> (..., d (d + 1) / 2): the lower triangle, row by row. A row at a time, since indices would take more room than it."""
+    return torch.cat([symmetric[..., row, : row + 1] for row in range(symmetric.shape[-1])], dim=-1)
+
+
+def unpacked(triangle: Tensor, width: int) -> Tensor:
+    """(..., width (width + 1) / 2) -> (..., width, width)."""
+    found = triangle.new_empty(*triangle.shape[:-1], width, width)
+    for row, part in enumerate(triangle.split(list(range(1, width + 1)), dim=-1)):
+        found[..., row, : row + 1] = found[..., : row + 1, row] = part
+    return found

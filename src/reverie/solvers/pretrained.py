@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ from torch import Tensor, nn
 
 from reverie.checks import OptionsError, StorageError
 from reverie.storage import SCHEMA, check_schema
+from reverie.streams.datasets import DATASETS
 from reverie.types import StreamSpec
 
 HEAD = "head."
+# Other pictures of the same ten classes.
+FAMILIES = dict.fromkeys(("digits", "digits-inverted", "mnist", "usps", "svhn"), "digits")
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,19 @@ class Pretrained:
         }
 
     def overlap(self, spec: StreamSpec, checksums: Mapping[str, str]) -> str | None:
-        """A warning where the stream's classes are among those that the backbone was trained on."""
-        data = set(self.about.get("data", {}).values()) & set(checksums.values())
-        words = {str(c) for c in self.about.get("classes", ()) if isinstance(c, str) and not c.isdigit()}
+        """A warning where the stream's classes are among those that the backbone was trained on, or may be: classes of the same name, which
+        numbers are only in data sets of one family."""
+        if not self.about:
+            return (
+                f"weights = {self.path.name!r}: the file does not say on which classes they were trained; if those of this stream are among "
+                "them, accuracies are flattered"
+            )
+        before = self.about.get("data", {})
+        alike = _families(before) & _families(checksums)
+        words = {str(c) for c in self.about.get("classes", ()) if alike or (isinstance(c, str) and not c.isdigit())}
         shared = sorted(words & {str(c) for c in spec.classes})
         trained = self.about.get("stream", "unknown data")
-        if data:
+        if set(before.values()) & set(checksums.values()):
             return (
                 f"the backbone was pretrained on {trained}, the very data of this stream: it has seen classes before their task, so "
                 "accuracies are not comparable with those of a backbone that has not"
@@ -86,6 +96,11 @@ class Pretrained:
             names = ", ".join(shared[:5])
             return f"the backbone was pretrained on {trained}, which shares classes with this stream ({names}): accuracies are flattered"
         return None
+
+
+def _families(data: Iterable[str]) -> set[str]:
+    """Of those data sets that are in our table: what shows the same classes."""
+    return {FAMILIES.get(name) or DATASETS[name].part_of or name for name in data if name in DATASETS}
 
 
 def write_pretrained(path: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

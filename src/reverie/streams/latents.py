@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -104,12 +104,15 @@ class LatentRows:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 array = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=size)
+                with open(partial, "r+b") as file:
+                    _reserve(file, os.path.getsize(partial))
                 self._filled(torch.from_numpy(array))
                 array.flush()
                 os.replace(partial, path)
             except OSError as error:
                 raise StorageError(
-                    f"cannot keep latents in {folder}, which {STORE_VARIABLE} names: {error}; make room there, or unset it"
+                    f"cannot keep {self.num_bytes():,} bytes of latents in {folder}, which {STORE_VARIABLE} names: {error}; make room there, "
+                    "or unset it"
                 ) from error
             finally:
                 with suppress(OSError):
@@ -131,9 +134,22 @@ class LatentRows:
         if self.num_bytes() <= self._limit:
             return torch.empty(size)
         # The file has no name, so that it is gone when the process is, whatever ends it.
-        with tempfile.TemporaryFile() as file:
-            array = np.memmap(file, dtype=np.float32, mode="w+", shape=size)
+        try:
+            with tempfile.TemporaryFile() as file:
+                _reserve(file, self.num_bytes())
+                array = np.memmap(file, dtype=np.float32, mode="w+", shape=size)
+        except OSError as error:
+            raise StorageError(
+                f"cannot keep {self.num_bytes():,} bytes of latents in {tempfile.gettempdir()}: {error}; make room there, or name "
+                "another folder with TMPDIR"
+            ) from error
         return torch.from_numpy(array)
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Takes the room on the disk now: a mapped file without it kills the process when the disk turns out to be full. Raises OSError."""
+    if hasattr(os, "posix_fallocate"):  # macOS has none
+        os.posix_fallocate(file.fileno(), 0, size)
 
 
 def encoded(below: Any, x: Tensor) -> Tensor:

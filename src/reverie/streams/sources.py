@@ -18,7 +18,7 @@ from reverie.options import Part
 from reverie.seeding import generator
 from reverie.streams.augmentation import AugmentOption
 from reverie.streams.datasets import Dataset, load
-from reverie.streams.stream import ArrayStream, Data, Piece, assemble
+from reverie.streams.stream import ArrayStream, Data, Modes, Piece, assemble
 from reverie.types import Recommended, Scenario
 
 Order = Literal["seed", "natural"]
@@ -168,6 +168,10 @@ class Sequence(Part):
     size: Annotated[
         int | None, Field(gt=0, description="height and width that all images are brought to; None: the first one's")
     ] = None
+    channels: Annotated[
+        int | None,
+        Field(gt=0, description="of all images, grey ones are copied to them; None: the most that a data set has"),
+    ] = None
     train_rows: Annotated[
         int | None,
         Field(gt=0, description="training rows of each data set, spread evenly over its classes; None: all it has"),
@@ -180,7 +184,15 @@ class Sequence(Part):
     def build(self, scenario: Scenario, seed: int, data_dir: str | None = None) -> ArrayStream:
         loaded = [load(name, data_dir) for name in self.datasets]
         size = self.size or loaded[0].x_train.shape[-1]
-        channels = max(data.x_train.shape[1] for data in loaded)
+        channels = self.channels or max(data.x_train.shape[1] for data in loaded)
+        problems = Problems()
+        for data in loaded:
+            have = data.x_train.shape[1]
+            problems.check(
+                have in (1, channels),
+                f"channels = {channels}: {data.name} has {have}, and only grey images can be given others; leave it out",
+            )
+        problems.raise_as(OptionsError, "these images cannot be brought together")
         pieces = []
         for data in loaded:
             fits = data.x_train.shape[1:] == (channels, size, size)
@@ -278,7 +290,8 @@ class GaussianModes(Part):
             values={"hidden": (10, 10), "latent_dim": 2, "steps": 2000, "batch_size": 32, "learning_rate": 1e-3},
             backbone={"name": "mlp"},
         )
-        return assemble("gaussian-modes", pieces, scenario, self.validation_fraction, seed, recommended)
+        stream = assemble("gaussian-modes", pieces, scenario, self.validation_fraction, seed, recommended)
+        return replace(stream, modes=Modes(self.centres().view(self.tasks, 2, 2), self.deviation))
 
     def _drawn(self, labels: tuple[int, ...], n: int, kind: str) -> Data:
         centres = self.centres()
@@ -308,6 +321,10 @@ class Folder(Part):
             gt=0, description="deviation of the noise of numbers that are to be predicted (regression); None: labels"
         ),
     ] = None
+    unlabelled: Annotated[
+        int | str | None,
+        Field(description="the label of training rows whose class is not known, such as -1; None: all have a class"),
+    ] = None
     augment: AugmentOption = "none"
 
     scenarios = ("class", "task", "domain")
@@ -322,6 +339,7 @@ class Folder(Part):
             seed=seed,
             noise_std=self.noise_std,
             augment=self.augment,
+            unlabelled=self.unlabelled,
         )
 
 

@@ -24,7 +24,7 @@ from reverie.seeding import generator
 from reverie.streams import folders
 from reverie.streams.augmentation import PADDING
 from reverie.streams.rows import DatasetRows, JoinedRows, TensorRows, item_array
-from reverie.types import Augment, Label, Recommended, Rows, Scenario, StreamSpec, Task, TestSet
+from reverie.types import UNKNOWN, Augment, Label, Recommended, Rows, Scenario, StreamSpec, Task, TestSet
 
 Transform = Callable[[Tensor], Tensor]
 
@@ -32,16 +32,27 @@ Transform = Callable[[Tensor], Tensor]
 @dataclass(frozen=True)
 class Data:
     """Some rows of one data set. x: array or tensor (M, ...) uint8 or float, or a map-style data set; y: (M,) labels of any kind;
-    index: the rows that are meant (all by default); targets: (M, outputs) float32, of regression, where all labels are 0."""
+    index: the rows that are meant (all by default); targets: (M, outputs) float32, of regression, where all labels are 0; unlabelled: the label
+    of rows whose class is not known, None where there are none."""
 
     x: Any
     y: np.ndarray
     index: np.ndarray | None = None
     targets: np.ndarray | None = None
+    unlabelled: Label | None = None
 
     @property
     def labels(self) -> np.ndarray:
         return self.y if self.index is None else self.y[self.index]
+
+    @property
+    def classes(self) -> tuple[Label, ...]:
+        """In sorted order, without that of rows whose class is not known."""
+        return tuple(label for label in _distinct(self.labels) if label != self.unlabelled)
+
+    @property
+    def has_unlabelled(self) -> bool:
+        return self.unlabelled is not None and self.unlabelled in _distinct(self.labels)
 
     @property
     def is_array(self) -> bool:
@@ -61,6 +72,14 @@ class Piece:
 
 
 @dataclass(frozen=True)
+class Modes:
+    """Round Gaussians that all rows of a stream are drawn from. centres: (tasks, classes of a task, d), in the order of ``TestSet.classes``."""
+
+    centres: Tensor
+    deviation: float
+
+
+@dataclass(frozen=True)
 class ArrayStream:
     """The stream that everything in this package makes: a spec, training rows a task, test sets."""
 
@@ -69,6 +88,7 @@ class ArrayStream:
     tests: tuple[TestSet, ...]
     validations: tuple[Rows | None, ...]
     checksums: Mapping[str, str] = field(default_factory=dict)
+    modes: Modes | None = None  # where the distribution is known
 
     def __len__(self) -> int:
         return len(self.trains)
@@ -120,11 +140,15 @@ class ArrayStream:
         name: str = "arrays",
         noise_std: float | None = None,
         augment: Augment = "none",
+        unlabelled: Label | None = None,
     ) -> ArrayStream:
         """A stream from arrays. tasks: for each task (x, y) or (x, y, x_test, y_test).
 
         x: (N, ...) uint8, or floats; y: (N,) integers from any range, or strings. Where no test arrays are given, a
         ``test_fraction`` of the rows, drawn by ``seed`` within each class, is held out for evaluation.
+
+        unlabelled: the label of training rows whose class is not known, such as -1, which is then no class; such rows are never held out. Few
+        learners take them (lgaa with ``labels_per_class``).
 
         noise_std: makes it a stream of regression, in the domain-incremental scenario: y holds numbers, (N,) or (N, targets), and this is
         the deviation of the noise that is in them. augment: "flip-crop" changes images each time they are trained on (``streams.augmentation``).
@@ -140,11 +164,13 @@ class ArrayStream:
         pieces, problems = [], Problems()
         for number, (piece_name, arrays) in enumerate(zip(_names(names, len(tasks)), tasks, strict=True)):
             try:
+                regression = noise_std is not None
                 pieces.append(
-                    _piece_from_arrays(piece_name, arrays, test_fraction, seed + number, noise_std is not None)
+                    _piece_from_arrays(piece_name, arrays, test_fraction, seed + number, regression, unlabelled)
                 )
             except DataError as error:
                 problems.add(str(error))
+        _check_unlabelled(unlabelled, pieces, problems)
         problems.raise_as(DataError, "these data cannot be made into a stream")
         return assemble(
             name,
@@ -160,16 +186,26 @@ class ArrayStream:
 
     @staticmethod
     def continued(
-        spec: StreamSpec, arrays: Sequence[Any], *, name: str | None = None, test_fraction: float = 0.2, seed: int = 0
+        spec: StreamSpec,
+        arrays: Sequence[Any],
+        *,
+        name: str | None = None,
+        test_fraction: float = 0.2,
+        seed: int = 0,
+        unlabelled: Label | None = None,
     ) -> ArrayStream:
-        """One more task after those of ``spec``, whose data are gone. arrays: (x, y) or (x, y, x_test, y_test).
+        """One more task after those of ``spec``, whose data are gone. arrays: (x, y) or (x, y, x_test, y_test). unlabelled: as for
+        ``from_arrays``.
 
         Labels known to ``spec`` keep their class (class- and domain-incremental), new ones are appended. Only the last task can be
         asked for. Raises DataError with everything that is wrong.
         """
         regression = spec.kind == "regression"
-        piece = _piece_from_arrays(name or f"task {spec.tasks + 1}", arrays, test_fraction, seed, regression)
+        piece = _piece_from_arrays(
+            name or f"task {spec.tasks + 1}", arrays, test_fraction, seed, regression, unlabelled
+        )
         problems = Problems()
+        _check_unlabelled(unlabelled, [piece], problems)
         value_range = _check_pieces([piece], spec.scenario, problems)
         if regression:
             _check_regression([piece], spec.scenario, spec.noise_std or 1.0, problems)
@@ -227,16 +263,23 @@ class ArrayStream:
         recommended: Recommended | None = None,
         name: str = "datasets",
         augment: Augment = "none",
+        unlabelled: Label | None = None,
     ) -> ArrayStream:
         """A stream from map-style data sets. tasks: for each task (train, test), whose items are (x, label).
 
         Labels are read from ``targets`` or ``labels`` where a data set has one, else from its items once. Inputs are read when
-        a batch needs them, so a data set may be larger than memory. Raises DataError with everything that is wrong.
+        a batch needs them, so a data set may be larger than memory. unlabelled: as for ``from_arrays``. Raises DataError with everything that
+        is wrong.
         """
         pieces = []
         for piece_name, (train, test) in zip(_names(names, len(tasks)), tasks, strict=True):
-            parts = [Data(dataset, _dataset_labels(dataset, piece_name)) for dataset in (train, test)]
-            pieces.append(Piece(piece_name, parts[0], parts[1], _distinct(parts[0].labels)))
+            parts = [
+                Data(dataset, _dataset_labels(dataset, piece_name), unlabelled=unlabelled) for dataset in (train, test)
+            ]
+            pieces.append(Piece(piece_name, parts[0], parts[1], _known(*parts)))
+        problems = Problems()
+        _check_unlabelled(unlabelled, pieces, problems)
+        problems.raise_as(DataError, "these data cannot be made into a stream")
         return assemble(
             name, pieces, scenario, validation_fraction, seed, recommended or recommend(pieces), augment=augment
         )
@@ -378,7 +421,8 @@ def _rows(part: Data, piece: Piece, outputs: Sequence[int], task: int) -> Rows:
     labels = part.labels
     y = torch.zeros(len(labels), dtype=torch.int64)
     if part.targets is None:
-        lookup = dict(zip(piece.labels, outputs, strict=True))
+        lookup: dict[Label | None, int] = {part.unlabelled: UNKNOWN}
+        lookup |= zip(piece.labels, outputs, strict=True)
         distinct, inverse = np.unique(labels, return_inverse=True)
         y = torch.tensor([lookup[_plain(label)] for label in distinct], dtype=torch.int64)[torch.from_numpy(inverse)]
     if not part.is_array:
@@ -424,13 +468,19 @@ def _check_pieces(pieces: Sequence[Piece], scenario: Scenario, problems: Problem
                 problems.add(
                     f"task {piece.name!r}:{kind} inputs of shape {got}, the first task has {shape}; all need one shape"
                 )
-        taught = set(_distinct(piece.train.labels))
+        taught = set(piece.labels if piece.train.has_unlabelled else piece.train.classes)
         for label in piece.labels:
             if len(piece.train.labels) and label not in taught:
                 problems.add(
                     f"task {piece.name!r}: class {label!r} has no training row; every class needs at least one"
                 )
-        unknown = [label for label in _distinct(piece.test.labels) if label not in taught]
+        if piece.train.has_unlabelled and not piece.labels:
+            problems.add(f"task {piece.name!r}: no row has a label; label some, or give labelled test rows")
+        elif piece.test.has_unlabelled:
+            problems.add(
+                f"task {piece.name!r}: test rows without label ({piece.test.unlabelled!r}); only labelled rows can be tested on: remove them"
+            )
+        unknown = [label for label in piece.test.classes if label not in taught]
         if unknown and taught:
             problems.add(
                 f"task {piece.name!r}: test rows of classes {unknown} that its training rows never show; remove them or add training rows"
@@ -447,6 +497,13 @@ def _check_pieces(pieces: Sequence[Piece], scenario: Scenario, problems: Problem
     if len(ranges) < len(checked) or not ranges or not all(piece.train.is_array for piece in pieces):
         return None
     return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+
+def _check_unlabelled(unlabelled: Label | None, pieces: Sequence[Piece], problems: Problems) -> None:
+    problems.check(
+        unlabelled is None or not pieces or any(piece.train.has_unlabelled for piece in pieces),
+        f"unlabelled = {unlabelled!r}: no training row has this label (a number is not the same as its digits in quotes); leave it out",
+    )
 
 
 def _check_regression(pieces: Sequence[Piece], scenario: Scenario, noise_std: float, problems: Problems) -> None:
@@ -513,15 +570,21 @@ def _split_validation(part: Data, fraction: float, seed: int, number: int) -> tu
     if fraction == 0:
         return part, None
     index = np.arange(len(part.y)) if part.index is None else part.index
-    kept, held = stratified(part.y[index], fraction, seed, "validation", number)
+    kept, held = stratified(part.y[index], fraction, seed, "validation", number, unlabelled=part.unlabelled)
     return replace(part, index=index[kept]), replace(part, index=index[held])
 
 
-def stratified(labels: np.ndarray, fraction: float, seed: int, *purpose: object) -> tuple[np.ndarray, np.ndarray]:
-    """Positions kept and held out: ``fraction`` of every class, at least one row kept and one held out where it has two."""
+def stratified(
+    labels: np.ndarray, fraction: float, seed: int, *purpose: object, unlabelled: Label | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions kept and held out: ``fraction`` of every class, at least one row kept and one held out where it has two; of rows without label
+    none is held out."""
     kept, held = [], []
     for label in _distinct(labels):
         where = np.flatnonzero(labels == label)
+        if label == unlabelled:
+            kept.append(where)
+            continue
         shuffled = where[torch.randperm(len(where), generator=generator(seed, "stratified", *purpose, label)).numpy()]
         count = min(max(round(len(where) * fraction), 1), len(where) - 1)
         held.append(shuffled[:count])
@@ -530,28 +593,41 @@ def stratified(labels: np.ndarray, fraction: float, seed: int, *purpose: object)
 
 
 def _piece_from_arrays(
-    name: str, arrays: Sequence[Any], test_fraction: float, seed: int, regression: bool = False
+    name: str,
+    arrays: Sequence[Any],
+    test_fraction: float,
+    seed: int,
+    regression: bool = False,
+    unlabelled: Label | None = None,
 ) -> Piece:
     if len(arrays) not in (2, 4):
         raise DataError(f"{name}: {len(arrays)} arrays; give (x, y) or (x, y, x_test, y_test)")
 
     def data(x: Any, y: Any) -> Data:
         if not regression:
-            return Data(_as_array(x, name), _as_labels(y, name))
+            return Data(_as_array(x, name), _as_labels(y, name), unlabelled=unlabelled)
         targets = _as_targets(y, name)
         return Data(_as_array(x, name), np.zeros(len(targets), dtype=np.int64), targets=targets)
 
     whole = data(*arrays[:2])
     if len(arrays) == 4:
-        return Piece(name, whole, data(*arrays[2:]), _distinct(whole.y))
+        test = data(*arrays[2:])
+        return Piece(name, whole, test, _known(whole, test))
     if not 0 < test_fraction < 1:
         raise DataError(
             f"test_fraction = {test_fraction}: must lie between 0 and 1, or give test arrays for every task"
         )
-    if len(whole.x) != len(whole.y) or len(whole.y) == 0:
-        return Piece(name, whole, whole, _distinct(whole.y))  # reported with the rest by assemble
-    kept, held = stratified(whole.y, test_fraction, seed, "test")
-    return Piece(name, replace(whole, index=kept), replace(whole, index=held), _distinct(whole.y))
+    if len(whole.x) != len(whole.y) or len(whole.y) == 0 or not whole.classes:
+        return Piece(name, whole, whole, whole.classes)  # reported with the rest by assemble
+    kept, held = stratified(whole.y, test_fraction, seed, "test", unlabelled=unlabelled)
+    return Piece(name, replace(whole, index=kept), replace(whole, index=held), whole.classes)
+
+
+def _known(train: Data, test: Data) -> tuple[Label, ...]:
+    """Classes of a task: those of its labelled training rows, or, where others may be of any class, also those of its test rows."""
+    if not train.has_unlabelled:
+        return train.classes
+    return tuple(label for label in _distinct(np.concatenate([train.labels, test.labels])) if label != train.unlabelled)
 
 
 def _checksum(piece: Piece) -> str:
@@ -615,7 +691,8 @@ def _as_labels(y: Any, name: str) -> np.ndarray:
         raise DataError(f"{name}: labels of shape {labels.shape}; expected one label a row, shape (N,)")
     if labels.size and labels.dtype.kind not in "iuU":
         raise DataError(
-            f"{name}: labels of dtype {labels.dtype}; expected integers or strings (numbers to be predicted are regression: give noise_std)"
+            f"{name}: labels of dtype {labels.dtype}; expected integers or strings (numbers to be predicted are regression: give noise_std; rows "
+            "whose class is not known get a label of their own: say which with unlabelled)"
         )
     return labels
 
