@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from reverie.experiments import tables
-from reverie.experiments.conditions import Condition
+from reverie.experiments.conditions import VALUES, Condition
 from reverie.experiments.grid import Cell
+from reverie.experiments.judging import judge_run
 from reverie.experiments.tables import (
     DOMAINS,
     ERRORS,
@@ -433,3 +434,28 @@ def test_what_a_run_says_of_risk_and_categories_is_kept(tmp_path: Path, monkeypa
     (result,) = reproduce(table(a=3), tmp_path / "runs", tmp_path / "results.json", seeds=[1])
     assert {key: result[key] for key in told} == told
     assert result["domains"]["clusters"] == [0.8, 0.6]
+
+
+def test_what_was_generated_is_judged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def quick(run: Any, stream: Any, judge: Any) -> Any:
+        asked.append(judge)
+        return judge_run(run, stream, judge=judge, steps=3, n=20)
+
+    monkeypatch.setattr(tables, "judge_run", quick)
+    override = {"stream": {"name": "digits-inverted"}, "learner": {"name": "lgaa", "steps": 2, "epochs": None}}
+    entries = {name: Entry(name, "lgaa-tiny", override, ("domain",)) for name in ("lgaa", "twin")}
+    judged = PublishedTable("a table", "nobody", "a note", (1, 2), entries, layout=DOMAINS, judged=("lgaa",))
+    results = reproduce(judged, tmp_path / "runs", tmp_path / "results.json", threads=1)
+    assert [("judged" in result) for result in results] == [True, True, False, False]
+    assert set(results[0]["judged"]) == {"judge", "generated", "next", "replay"}
+    for name in ("class asked", "domain asked", "judge"):
+        number = VALUES[name].read(results[0])
+        assert number is not None
+        assert 0 <= number <= 100
+    assert asked[0] is None
+    assert asked[1] is not None, "the second seed of the same stream is seen by the same judge"
+    again = reproduce(judged, tmp_path / "runs", tmp_path / "elsewhere" / "results.json", threads=1)
+    assert len(asked) == 2
+    assert [result.get("judged") for result in again] == [result.get("judged") for result in results]

@@ -75,6 +75,9 @@ VALUES: Mapping[str, Value] = {
     "error learnt": Value(
         "error, learnt", _at(*_ERRORS, of=lambda row: row[0] if len(row) > 1 else None, scale=1.0), 4
     ),
+    "class asked": Value("class as asked", _at("judged", "replay", "class")),
+    "domain asked": Value("domain as asked", _at("judged", "replay", "domain")),
+    "judge": Value("judge, first", _at("judged", "judge", of=lambda row: row[0]["class"])),
     "error": Value("error, end", _at(*_ERRORS, of=lambda row: row[-1], scale=1.0), 4),
 }
 

@@ -57,9 +57,18 @@ LGAA_TABLES: Mapping[str, PublishedTable] = {
             Condition("lgaa", "domain", 98),
             Condition("lgaa", "error", high=1.15, over="lgaa", other="error learnt"),
             Condition("lgaa", "first", 40, minus="fine-tuning"),
+            Condition("lgaa", "class asked", 85),
+            Condition("lgaa", "domain asked", 90),
+            Condition("lgaa", "judge", 98),
             Condition("lgaa", "seconds", high=2400),
         ),
-        layout=DOMAINS,
+        layout=replace(
+            DOMAINS,
+            columns=(*DOMAINS.columns, "class asked", "domain asked", "judge"),
+            about=f"{DOMAINS.about} As asked: share of what the last task rehearsed in which a classifier of all real rows sees the class, the data "
+            "set, that was asked for; judge: how often it is right on test rows of the first data set.",
+        ),
+        judged=("lgaa",),
     ),
     "lgaa-arms": PublishedTable(
         title="MNIST, then Fashion-MNIST: the lifelong autoencoder and its controls",

@@ -20,9 +20,12 @@ from reverie.engine import environment
 from reverie.experiments.conditions import VALUES, Condition, Result, judge, mean_and_error, pm
 from reverie.experiments.config import RunConfig
 from reverie.experiments.grid import Cell, run_grid
+from reverie.experiments.judging import FILE as JUDGE_FILE
+from reverie.experiments.judging import judge_run
 from reverie.experiments.presets import PRESETS
-from reverie.experiments.runs import clear
+from reverie.experiments.runs import clear, load, stream_of
 from reverie.options import merged
+from reverie.probes.judge import Judge
 from reverie.storage import SCHEMA, read_json, write_json, write_text
 
 TASK_SUMMARY = ("tgiven_during", "tgiven_final", "tinfer_final", "task_inference_accuracy")
@@ -92,7 +95,7 @@ DOMAINS = Layout(
 @dataclass(frozen=True)
 class PublishedTable:
     """conditions: what its results are to show. reference: of an ablation, for a variant the one to which its gap is measured, on the same
-    latents."""
+    latents. judged: entries whose generated images are judged by a classifier of real rows (``judge_run``) when a run has ended."""
 
     title: str
     source: str
@@ -102,6 +105,7 @@ class PublishedTable:
     conditions: tuple[Condition, ...] = ()
     layout: Layout = ROWS
     reference: Mapping[str, str] = field(default_factory=dict)
+    judged: tuple[str, ...] = ()
 
     @property
     def is_ablation(self) -> bool:
@@ -181,7 +185,9 @@ def reproduce(
             (*_place(cell), digest) == (r["entry"], r["scenario"], r["seed"], r["digest"]) for r in known
         ):
             continue
-        elsewhere = next((r for r in others if (r["digest"], r["seed"]) == (digest, seed)), None)
+        wanted = _place(cell)[0] in table.judged
+        same = (r for r in others if (r["digest"], r["seed"]) == (digest, seed))
+        elsewhere = next((r for r in same if "judged" in r or not wanted), None)
         if elsewhere is not None:
             add(cell, elsewhere)
         else:
@@ -190,8 +196,10 @@ def reproduce(
         clear(cell.folder)
     told(f"{len(missing)} runs to do")
     # A folder whose options have changed since is trained anew; one with the same options is continued.
+    judges: dict[str, Judge] = {}
     for cell, result in run_grid(missing, workers=workers, overwrite=True):
-        add(cell, _compact(cell, result))
+        judged = _judged(cell, judges) if _place(cell)[0] in table.judged else {}
+        add(cell, _compact(cell, result) | judged)
         told(f"{cell.title}: {_figure(result)} in {result['cost']['seconds']:.0f} s")
     return known
 
@@ -269,6 +277,18 @@ def _compact(cell: Cell, result: Mapping[str, Any]) -> dict[str, Any]:
         "processor": machine["machine"]["processor"],
         "torch": machine["versions"]["torch"],
     }
+
+
+def _judged(cell: Cell, judges: dict[str, Judge]) -> dict[str, Any]:
+    """What a classifier of real rows sees in what the run generates. judges: those trained so far, by their stream."""
+    file = cell.folder / JUDGE_FILE
+    if not file.exists():
+        stream = stream_of(cell.config)
+        key = json.dumps(_decisive(cell.config)["stream"], sort_keys=True)
+        judges[key] = judge_run(load(cell.folder), stream, judge=judges.get(key)).judge
+    found = read_json(file, "what the judge saw")
+    told = {name: found[name]["as_asked"] for name in ("generated", "next", "replay") if name in found}
+    return {"judged": {"judge": found["judge"]["accuracy"], **told}}
 
 
 def _last(result: Mapping[str, Any]) -> dict[str, Any]:

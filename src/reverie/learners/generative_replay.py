@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from reverie.checks import OptionsError, Problems
 from reverie.device import Device
-from reverie.generators import VAE, AdversarialAutoencoder, Densities
+from reverie.generators import VAE, Densities
 from reverie.learners.base import SolverLearner, prefixed
 from reverie.probes.latent_quality import LatentQuality
 from reverie.probes.replay_quality import ReplayQuality
@@ -211,9 +211,9 @@ class GenerativeReplay(SolverLearner):
         if phase.name != "solver" and self.model.trains_by == "step":
             # A conditional generator learns each sample under the class that it was asked for, unless it looks for itself.
             shown = past if past is None or past.asked is None else replace(past, y=past.asked)
-            frozen = None if self.scholar is None else self.scholar.generator
-            if shown is not None and isinstance(frozen, AdversarialAutoencoder):
-                shown = frozen.relabelled(shown)
+            relabelled = None if self.scholar is None else getattr(self.scholar.generator, "relabelled", None)
+            if shown is not None and relabelled is not None:
+                shown = relabelled(shown)
             both = batch if shown is None else mix(batch, shown, r, self.spec.outputs)
             losses |= prefixed("generator", self.model.step(both))
         return losses
