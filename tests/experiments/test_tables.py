@@ -444,6 +444,7 @@ def test_what_was_generated_is_judged_once(tmp_path: Path, monkeypatch: pytest.M
         return judge_run(run, stream, judge=judge, steps=3, n=20)
 
     monkeypatch.setattr(tables, "judge_run", quick)
+    monkeypatch.setattr(tables, "STEPS", 3)
     override = {"stream": {"name": "digits-inverted"}, "learner": {"name": "lgaa", "steps": 2, "epochs": None}}
     entries = {name: Entry(name, "lgaa-tiny", override, ("domain",)) for name in ("lgaa", "twin")}
     judged = PublishedTable("a table", "nobody", "a note", (1, 2), entries, layout=DOMAINS, judged=("lgaa",))
@@ -459,3 +460,6 @@ def test_what_was_generated_is_judged_once(tmp_path: Path, monkeypatch: pytest.M
     again = reproduce(judged, tmp_path / "runs", tmp_path / "elsewhere" / "results.json", threads=1)
     assert len(asked) == 2
     assert [result.get("judged") for result in again] == [result.get("judged") for result in results]
+    monkeypatch.setattr(tables, "STEPS", 4)
+    reproduce(judged, tmp_path / "runs", tmp_path / "third" / "results.json", threads=1, seeds=[1])
+    assert len(asked) == 3, "a judge of other steps is another judge"

@@ -25,7 +25,7 @@ from reverie.experiments.judging import judge_run
 from reverie.experiments.presets import PRESETS
 from reverie.experiments.runs import clear, load, stream_of
 from reverie.options import merged
-from reverie.probes.judge import Judge
+from reverie.probes.judge import STEPS, Judge
 from reverie.storage import SCHEMA, read_json, write_json, write_text
 
 TASK_SUMMARY = ("tgiven_during", "tgiven_final", "tinfer_final", "task_inference_accuracy")
@@ -281,12 +281,14 @@ def _compact(cell: Cell, result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _judged(cell: Cell, judges: dict[str, Judge]) -> dict[str, Any]:
     """What a classifier of real rows sees in what the run generates. judges: those trained so far, by their stream."""
-    file = cell.folder / JUDGE_FILE
-    if not file.exists():
+    file, what = cell.folder / JUDGE_FILE, "what the judge saw"
+    if (
+        not file.exists() or read_json(file, what)["judge"]["steps"] != STEPS
+    ):  # of another judge, that the user asked for
         stream = stream_of(cell.config)
         key = json.dumps(_decisive(cell.config)["stream"], sort_keys=True)
         judges[key] = judge_run(load(cell.folder), stream, judge=judges.get(key)).judge
-    found = read_json(file, "what the judge saw")
+    found = read_json(file, what)
     told = {name: found[name]["as_asked"] for name in ("generated", "next", "replay") if name in found}
     return {"judged": {"judge": found["judge"]["accuracy"], **told}}
 

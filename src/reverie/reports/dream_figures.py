@@ -100,7 +100,8 @@ def confusions(
     shown = [(name, domain) for name, domain in everywhere if tables[name][place == domain].any()]
     edges = np.flatnonzero(np.diff(place)) + 0.5
     named = len(pairs) <= MOST_NAMED
-    names = [cut(name, 8) if named else "" for _, name in pairs]
+    # A sequence calls its classes "mnist: 3"; the domain stands above already.
+    names = [cut(name.removeprefix(f"{domains[domain]}: "), 8) if named else "" for domain, name in pairs]
     turn = 90 if max(map(len, names)) > GLYPH else 0
     rows = max(int((place == domain).sum()) for _, domain in shown)
     side = 0.2 if named else 5.0 / len(pairs)
