@@ -83,7 +83,7 @@ def test_the_projection_comes_from_the_seed_and_is_not_kept() -> None:
     assert not torch.equal(learner.weight, built(RanPAC(projection=30), 7, 4, seed=1).weight)
     memory = learner.memory()
     assert memory.persistent == {"ridge sums": 8 * (30 * 31 // 2 + 4 * 30 + 4)}
-    assert memory.working["random projection"] == 4 * 30 * 7
+    assert memory.working["random projection"] == 8 * 30 * 7
     kept = list(learner.state()["ridge sums"].values())
     assert all(tensor.shape[-1] != 7 for tensor in kept)
     assert sum(memory.persistent.values()) == sum(tensor.numel() * tensor.element_size() for tensor in kept)

@@ -89,13 +89,6 @@ def k_means(z: Tensor, k: int, rng: torch.Generator, steps: int = LLOYD_STEPS) -
     return _means(x, label, centres[used]).double() + middle, label
 
 
-def nearest_centre(z: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distance of each row to its nearest centre (n,), and which that is (n,)."""
-    middle = centres.mean(dim=0)
-    x = (z.to(centres) - middle).to(z)
-    return _nearest(x, torch.linalg.vector_norm(x, dim=1).square(), (centres - middle).to(z))
-
-
 def _nearest(x: Tensor, length: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """length: squared, of each row."""
     parts = [(centres.square().sum(dim=1) - 2 * linear(rows, centres)).min(dim=1) for rows in x.split(ROWS)]

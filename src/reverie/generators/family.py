@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -44,14 +45,15 @@ class Family(Part):
         return 1
 
 
-class Fitted:
+class Fitted(ABC):
     """Base of the fits: values, which nothing changes but what they keep of their own computations."""
 
     count: int
 
     @property
+    @abstractmethod
     def width(self) -> int:
-        raise NotImplementedError
+        """Numbers of a row."""
 
     def merge(self, other: FittedDensity) -> FittedDensity | None:
         """The fit of the union of both sets of rows; None where it cannot be told from two fits. Raises NotReadyError for fits to rows of

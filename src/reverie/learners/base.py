@@ -33,8 +33,40 @@ from reverie.types import (
 )
 
 
+class LearnerBase(Part):
+    """What a learner answers that has nothing of its own to say: all tasks are met one by one, a phase's rows are the task's, it ends by its
+    length and with nothing more to do, nothing is frozen and nothing probed."""
+
+    @property
+    def on_merged_stream(self) -> bool:
+        return False
+
+    def extend(self, spec: StreamSpec) -> None:
+        self.spec = spec
+
+    def rows(self, phase: Phase, task: Task | None) -> Rows:
+        assert task is not None
+        return task.train
+
+    def finished(self, phase: Phase) -> bool:
+        return False
+
+    def end_phase(self, phase: Phase, task: Task | None) -> None:
+        pass
+
+    def end_task(self, task: Task) -> None:
+        pass
+
+    @property
+    def frozen_prefix(self) -> FrozenPrefix | None:
+        return None
+
+    def probes(self) -> Sequence[Probe]:
+        return ()
+
+
 @dataclass(eq=False, repr=False)
-class SolverLearner(Part):
+class SolverLearner(LearnerBase):
     """One solver trained on one phase a task.
 
     A method changes it in three places: ``rows`` (what is drawn), ``step`` (one update) and ``begin_task`` / ``end_task`` (what is
@@ -55,7 +87,6 @@ class SolverLearner(Part):
         ),
     ] = "all"
 
-    on_merged_stream = False
     kinds: ClassVar[Sequence[Kind]] = ("classification",)  # of streams that it can learn
 
     def recommended(self, values: Mapping[str, Any], option: str | None = None) -> Mapping[str, Any]:
@@ -84,9 +115,6 @@ class SolverLearner(Part):
         self.rows_before = 0
         self.rows_now = 0
 
-    def extend(self, spec: StreamSpec) -> None:
-        self.spec = spec
-
     def begin_task(self, task: Task) -> None:
         self.network.begin_task()
         self.network.grow(self.spec.outputs)
@@ -101,21 +129,8 @@ class SolverLearner(Part):
         steps = None if self.epochs is not None else self.steps or 1000
         return Phase(name, self.batch_size or 128, steps, self.epochs, self.drop_last, augmented=True)
 
-    def rows(self, phase: Phase, task: Task | None) -> Rows:
-        assert task is not None
-        return task.train
-
     def step(self, phase: Phase, batch: Batch) -> Losses:
         return prefixed("solver", self.network.step(replace(batch, groups=self.groups)))
-
-    def finished(self, phase: Phase) -> bool:
-        return False
-
-    def end_phase(self, phase: Phase, task: Task | None) -> None:
-        pass
-
-    def end_task(self, task: Task) -> None:
-        pass
 
     # ------------------------------------------------------------------ answers
 
@@ -124,10 +139,6 @@ class SolverLearner(Part):
         with torch.no_grad():
             scores = self.network.scores(x)
         return masked(scores, self.spec, self.task, task)
-
-    @property
-    def frozen_prefix(self) -> FrozenPrefix | None:
-        return None
 
     # ------------------------------------------------------------------ state and cost
 

@@ -95,4 +95,4 @@ class GenerativeClassifier(ClosedForm):
 
     def memory(self) -> Memory:
         stores = "raw" if self.model.stores_real_samples else "none"
-        return Memory({"generator": self.model.num_bytes()}, {}, stores)  # type: ignore[arg-type]
+        return Memory({"generator": self.model.num_bytes()}, {"densities": self.model.working_bytes()}, stores)  # type: ignore[arg-type]

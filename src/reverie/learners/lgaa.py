@@ -13,8 +13,8 @@ from torch import Tensor
 from reverie.checks import DataError, Problems
 from reverie.device import Device
 from reverie.generators.lgaa import AdversarialAutoencoder, Recognised
-from reverie.learners.base import masked, prefixed
-from reverie.options import Part, Table
+from reverie.learners.base import LearnerBase, masked, prefixed
+from reverie.options import Table
 from reverie.probes.dreams import Dreams
 from reverie.probes.risk import Risk
 from reverie.seeding import Randomness
@@ -22,7 +22,6 @@ from reverie.streams.rows import JoinedRows, Relabelled, TensorRows, stored_byte
 from reverie.types import (
     UNKNOWN,
     Batch,
-    FrozenPrefix,
     Kind,
     Losses,
     Memory,
@@ -55,7 +54,7 @@ class Drawn:
 
 
 @dataclass(eq=False, repr=False)
-class LGAA(Part):
+class LGAA(LearnerBase):
     """Autoencoder + replay set. When a task begins, the autoencoder is frozen as it is; from this snapshot a set of images is drawn once, evenly
     from all earlier domains and classes, labelled by the snapshot's own inference of class and domain, and mixed with the rows of the
     task. Every step then learns all networks on such rows, see the autoencoder.
@@ -208,15 +207,6 @@ class LGAA(Part):
         unsure = self.refresh == "epoch" and self._confidence > 0  # of what is drawn in the step some may have no label
         return prefixed("lgaa", self.model.step(batch, trusted=self.all_labelled and not unsure))
 
-    def finished(self, phase: Phase) -> bool:
-        return False
-
-    def end_phase(self, phase: Phase, task: Task | None) -> None:
-        pass
-
-    def end_task(self, task: Task) -> None:
-        pass
-
     def _hidden(self, labels: Tensor, task: int) -> Tensor:
         """Labels of which all but some of each class are unknown."""
         result = torch.full_like(labels, UNKNOWN)
@@ -361,10 +351,6 @@ class LGAA(Part):
     def measure(self, x: Tensor) -> dict[str, Tensor]:
         """(B,) of further matrices: the mean squared error a pixel of reconstruction, images in [0, 1]."""
         return {"reconstruction_mse": (self.model.reconstruct(x) - x).square().flatten(1).mean(dim=1)}
-
-    @property
-    def frozen_prefix(self) -> FrozenPrefix | None:
-        return None
 
     # ------------------------------------------------------------------ state and cost
 

@@ -60,7 +60,7 @@ class RanPAC(StatisticsLearner):
         if self.projection is not None:
             # Drawn on the CPU, so that every device has the same.
             weight = torch.randn(self.projection, self.width, generator=Randomness(rng.seed).at("random projection"))
-            self.weight, self.weight_hash = weight.to(device.torch_device), fingerprint({"projection": weight})
+            self.weight, self.weight_hash = weight.to(device.torch_device).double(), fingerprint({"projection": weight})
 
     def start(self, width: int, outputs: int) -> None:
         self.sums = RidgeSums(self.projection or width, outputs, self.device.torch_device)
@@ -68,7 +68,7 @@ class RanPAC(StatisticsLearner):
     def features(self, x: Tensor) -> Tensor:
         """(B, width) float32 -> (B, M) float64."""
         x = x.double()
-        return x if self.weight is None else (x @ self.weight.double().T).relu_()
+        return x if self.weight is None else (x @ self.weight.T).relu_()
 
     def add(self, x: Tensor, y: Tensor) -> None:
         self.sums.add(self.features(x), y)
@@ -177,7 +177,7 @@ class RanPAC(StatisticsLearner):
 
     def memory(self) -> Memory:
         size = self.sums.width
-        weight = 0 if self.weight is None else 4 * self.weight.numel()
+        weight = 0 if self.weight is None else 8 * self.weight.numel()
         return Memory(super().memory().persistent, {"random projection": weight, "factor of G": 8 * size**2})
 
     def flops(self, phase: Phase, task: Task | None) -> float:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -17,23 +16,17 @@ from torch import Tensor
 
 from reverie.checks import OptionsError, Problems
 from reverie.device import Device
-from reverie.learners.base import masked
-from reverie.options import Part
+from reverie.learners.base import LearnerBase, masked
 from reverie.seeding import Randomness
-from reverie.types import Batch, FrozenPrefix, Losses, Memory, Phase, Prediction, Probe, Rows, State, StreamSpec, Task
+from reverie.types import Batch, Losses, Memory, Phase, Prediction, State, StreamSpec, Task
 
 
-class ClosedForm(Part):
+class ClosedForm(LearnerBase):
     """A learner that trains no network: no phases, no losses, until a method says otherwise."""
-
-    on_merged_stream = False
 
     def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
         self.spec, self.rng, self.device = spec, rng, device
         self.task = -1
-
-    def extend(self, spec: StreamSpec) -> None:
-        self.spec = spec
 
     def begin_task(self, task: Task) -> None:
         self.task = task.index
@@ -41,28 +34,8 @@ class ClosedForm(Part):
     def phases(self, task: Task | None) -> tuple[Phase, ...]:
         return ()
 
-    def rows(self, phase: Phase, task: Task | None) -> Rows:
-        assert task is not None
-        return task.train
-
     def step(self, phase: Phase, batch: Batch) -> Losses:
         return {}
-
-    def finished(self, phase: Phase) -> bool:
-        return False
-
-    def end_phase(self, phase: Phase, task: Task | None) -> None:
-        pass
-
-    def end_task(self, task: Task) -> None:
-        pass
-
-    @property
-    def frozen_prefix(self) -> FrozenPrefix | None:
-        return None
-
-    def probes(self) -> Sequence[Probe]:
-        return ()
 
     def flops(self, phase: Phase, task: Task | None) -> float:
         return 0.0
