@@ -150,6 +150,20 @@ def test_a_loaded_network_goes_on_bit_for_bit(optimiser: Optimiser) -> None:
 
 
 @pytest.mark.parametrize("options", [SGD, Adam])
+def test_numbers_of_a_gradient_are_cut_and_what_is_left_is_shortened(options: Any) -> None:
+    def gradient(**limits: float) -> Tensor:
+        weight = nn.Parameter(torch.zeros(3))
+        optimiser = options(learning_rate=0.1, **limits).make([weight])
+        (weight * torch.tensor([-5.0, 1.0, 3.0])).sum().backward()
+        optimiser.step()
+        assert weight.grad is not None
+        return weight.grad
+
+    assert gradient(clip_value=2.0).tolist() == [-2, 1, 2]
+    torch.testing.assert_close(gradient(clip_value=2.0, clip=1.5), torch.tensor([-1.0, 0.5, 1.0]))
+
+
+@pytest.mark.parametrize("options", [SGD, Adam])
 def test_a_gradient_that_is_too_long_is_shortened_before_the_update(options: Any) -> None:
     def gradient(clip: float | None) -> tuple[Tensor, Tensor]:
         weight = nn.Parameter(torch.tensor([1.0, 2.0]))

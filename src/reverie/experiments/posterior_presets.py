@@ -189,15 +189,15 @@ def _ewc(
 ) -> Row:
     """heads: active_classes. rows: of the Fisher information. samples: of the posterior, that answer; None: the point does.
 
-    Here the objective is divided by the rows N of a task, and so is the authors' largest gradient: ``clip`` is theirs / N. With fewer rows than
-    all for the Fisher information their code counts the prior N / rows times.
+    Here the objective is divided by the rows N of a task, and so is the authors' limit to each number of the gradient: ``clip`` is theirs / N.
+    With fewer rows than all for the Fisher information their code counts the prior N / rows times.
     """
     bayesian: Options = {"mode": "bayesian", "fisher": "empirical", "strength": strength}
     if rows:
         bayesian.update(fisher_rows=rows, fisher_prior="published")
     answers: Options = {"answers": "posterior", "test_samples": samples} if samples else {}
     made, cost = _row("ewc", *place, **bayesian, **answers, active_classes=heads, **options)
-    made["learner"]["solver"]["optimiser"].update(reset_each_task=True, clip=clip)
+    made["learner"]["solver"]["optimiser"].update(reset_each_task=True, clip_value=clip)
     return made, cost
 
 

@@ -79,15 +79,15 @@ _SPLIT_MNIST: Mapping[str, Entry] = {
     "er": _entry("experience replay, distilled", "er-split-mnist-small", {"one head": 86.84}),
 }
 _POINT_ANSWERS = (
-    "samples of a posterior whose precision is hardly above the prior's answer; the point's row shows what was learnt. With the Fisher information "
-    "of 200 rows and the authors' count of the prior: 90.6 given, 33.1 inferred (seed 1)"
+    "samples of a posterior whose precision is hardly above the prior's answer; the point's row shows what was learnt. With "
+    "`--learner.fisher_rows 200 --learner.fisher_prior published`: 90.6 given, 33.1 inferred (seed 1)"
 )
 _REASONS = {
     **{("ewc-multi", value): _POINT_ANSWERS for value in ("given", "entropy")},
     (
         "ewc-growing",
         "one head",
-    ): "not known; with gradients limited number by number, as theirs: 18.7 and 19.1 (seeds 1 and 2)",
+    ): "not known",
 }
 
 POSTERIOR_TABLES: Mapping[str, PublishedTable] = {

@@ -16,6 +16,9 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 Clip = Annotated[
     float | None, Field(gt=0, description="largest norm of the gradient of all its weights; None: no limit")
 ]
+ClipValue = Annotated[
+    float | None, Field(gt=0, description="largest magnitude of each number of the gradient; None: no limit")
+]
 
 
 @runtime_checkable
@@ -37,6 +40,7 @@ class Adam(Part):
     weight_decay: Annotated[float, Field(ge=0, description="L2 penalty added to the gradient")] = 0.0
     reset_each_task: Annotated[bool, Field(description="forget the moments at the start of each task")] = False
     clip: Clip = None
+    clip_value: ClipValue = None
 
     state_per_parameter = 2
 
@@ -44,7 +48,7 @@ class Adam(Part):
         made = torch.optim.Adam(
             parameters, self.learning_rate or 1e-3, betas=self.betas, weight_decay=self.weight_decay, fused=True
         )
-        return clipping(made, self.clip)
+        return clipping(made, self.clip, self.clip_value)
 
 
 @dataclass(eq=False, repr=False)
@@ -56,6 +60,7 @@ class SGD(Part):
     weight_decay: Annotated[float, Field(ge=0, description="L2 penalty added to the gradient")] = 0.0
     reset_each_task: Annotated[bool, Field(description="forget the velocity at the start of each task")] = False
     clip: Clip = None
+    clip_value: ClipValue = None
 
     state_per_parameter = 1
 
@@ -63,7 +68,7 @@ class SGD(Part):
         made = torch.optim.SGD(
             parameters, self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay, fused=True
         )
-        return clipping(made, self.clip)
+        return clipping(made, self.clip, self.clip_value)
 
 
 @dataclass(eq=False, repr=False)
@@ -75,26 +80,31 @@ class RMSprop(Part):
     epsilon: Annotated[float, Field(gt=0, description="added to the root")] = 1e-8
     reset_each_task: Annotated[bool, Field(description="forget the mean square at the start of each task")] = False
     clip: Clip = None
+    clip_value: ClipValue = None
 
     state_per_parameter = 1
 
     def make(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        return clipping(torch.optim.RMSprop(parameters, self.learning_rate, self.decay, self.epsilon), self.clip)
+        made = torch.optim.RMSprop(parameters, self.learning_rate, self.decay, self.epsilon)
+        return clipping(made, self.clip, self.clip_value)
 
 
 OPTIMISERS = Table("optimiser", Optimiser, {"adam": Adam, "sgd": SGD, "rmsprop": RMSprop})
 
 
-def clipping(optimiser: torch.optim.Optimizer, norm: float | None) -> torch.optim.Optimizer:
-    """The same, which before each update shortens a gradient that is longer than ``norm``; None: it does not."""
-    if norm is None:
-        return optimiser
+def clipping(optimiser: torch.optim.Optimizer, norm: float | None, value: float | None) -> torch.optim.Optimizer:
+    """The same, which before each update cuts each number of the gradient to [-value, value] and then shortens a gradient that is longer than
+    ``norm``; None: it does not."""
     parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
 
-    def shorten(optimiser: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        nn.utils.clip_grad_norm_(parameters, norm)
+    def limit(optimiser: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        if value is not None:
+            nn.utils.clip_grad_value_(parameters, value)
+        if norm is not None:
+            nn.utils.clip_grad_norm_(parameters, norm)
 
-    optimiser.register_step_pre_hook(shorten)
+    if norm is not None or value is not None:
+        optimiser.register_step_pre_hook(limit)
     return optimiser
 
 
