@@ -19,6 +19,7 @@ from reverie.generators import (
     GaussianMixture,
     KernelDensity,
     KMeansCodebook,
+    Likeliest,
     MixtureOfFactorAnalysers,
     PrincipalComponents,
 )
@@ -45,6 +46,7 @@ FAMILIES: dict[str, Any] = {
     "principal-components share": PrincipalComponents(density=GaussianMixture(components=2), dimensions=0.6),
     "principal-components no noise": PrincipalComponents(dimensions=1, noise=False),
     "copula": GaussianCopula(),
+    "likeliest": Likeliest(),
 }
 WITHOUT_DENSITY = ("principal-components no noise",)
 

@@ -11,6 +11,7 @@ from reverie.generators.gaussian import Gaussian
 from reverie.generators.gmm import GaussianMixture
 from reverie.generators.kde import KernelDensity
 from reverie.generators.lgaa import AdversarialAutoencoder
+from reverie.generators.likeliest import Likeliest
 from reverie.generators.oracle import Oracle
 from reverie.generators.principal import PrincipalComponents
 from reverie.generators.rectified_flow import RectifiedFlow
@@ -31,6 +32,7 @@ DENSITIES = Table(
         "k-means": KMeansCodebook,
         "principal-components": PrincipalComponents,
         "copula": GaussianCopula,
+        "likeliest": Likeliest,
     },
     usual="gaussian",
 )
@@ -66,6 +68,7 @@ __all__ = [
     "GaussianMixture",
     "KMeansCodebook",
     "KernelDensity",
+    "Likeliest",
     "MixtureOfFactorAnalysers",
     "NormalizingFlow",
     "Oracle",
