@@ -1,6 +1,7 @@
 """Hyper-parameters are chosen on training rows held out, never on test rows: this repeats the choices that the pages tell of.
 
-python -m benchmarks.choices ewc|si|fisher|ewc-rotated|ewc-permuted|posterior-digits|components|backbone|support|normalise [--seeds 100 101 102]
+python -m benchmarks.choices CHOICE [--seeds 100 101 102], with CHOICE of ewc, si, fisher, ewc-rotated, ewc-permuted, posterior-digits, components,
+backbone, support, normalise, align, align-fashion, align-cifar10
 """
 
 from __future__ import annotations
@@ -21,6 +22,10 @@ from reverie.streams import STREAMS
 DIGITS = {"stream": {"name": "split", "dataset": "digits", "tasks": 5, "validation_fraction": 0.2}, "scenario": "task"}
 LATENTS = merged(PRESETS["glr-recommended"].options, {"stream": {"validation_fraction": 0.1}})
 GAUSSIAN = {"method": {"generator": {"density": {"name": "gaussian", "covariance": "full"}}}}
+
+
+# Each task of the same length: of its steps the last may be the head's on generated rows of all classes.
+ALIGNED = {f"{1000 - k} + {k}": {"method": {"steps": 1000 - k, "align_steps": k}} for k in (0, 200, 500)}
 
 
 def _domains(stream: str) -> Mapping[str, Any]:
@@ -73,6 +78,24 @@ CHOICES: dict[str, tuple[Mapping[str, Any], dict[str, dict[str, Any]]]] = {
             rule: {**merged(GAUSSIAN, {"method": {"generator": {"support": rule}}}), "normalise": "none"}
             for rule in ("real", "nonnegative")
         },
+    ),
+    "align": (LATENTS, ALIGNED),
+    "align-fashion": (merged(LATENTS, {"stream": {"dataset": "fashion-mnist"}}), ALIGNED),
+    # Behind a backbone that was trained on other data; the page of results says with which command.
+    "align-cifar10": (
+        merged(
+            LATENTS,
+            {
+                "stream": {"dataset": "cifar10"},
+                "learner": {
+                    "backbone": {"channels": [32, 64]},
+                    "weights": "runs/pretrained/cifar100-subset.safetensors",
+                    "frozen": "from-start",
+                    "steps": None,
+                },
+            },
+        ),
+        ALIGNED,
     ),
     "normalise": (LATENTS, {rule: merged(GAUSSIAN, {"normalise": rule}) for rule in ("none", "standardise")}),
 }

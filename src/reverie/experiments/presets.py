@@ -149,7 +149,8 @@ def _latent_presets() -> dict[str, Preset]:
             "density": {"name": "gmm", "covariance": "tied", "components": 150, "iterations": 1},
         },
         "labels": "condition",
-        "steps": 1000,
+        "steps": 800,
+        "align_steps": 200,
     }
     backbone = {"backbone": _CNN, "steps": 500}
     coded = {
@@ -196,7 +197,7 @@ def _latent_presets() -> dict[str, Preset]:
                 "scenario": "class",
                 "learner": {"name": "generative-latent-replay", "method": recommended, **backbone},
             },
-            "ours, chosen on a validation split (python -m benchmarks.choices components, backbone)",
+            "ours, chosen on a validation split (python -m benchmarks.choices components, backbone, align)",
             "5,500 steps, half a minute",
         ),
     }
