@@ -411,6 +411,12 @@ def test_list_shows_an_entrys_options(kind: str, name: str, command: Command) ->
     assert plain.out.startswith(name)
 
 
+def test_list_names_the_parts_of_a_tuple(command: Command) -> None:
+    shown = json.loads(command("list", "densities", "likeliest", "--json").out)["options"]["candidates"]
+    assert shown["default"] == ["gaussian", "gaussian", "gaussian", "gmm"]
+    assert shown["type"] == "[a density, ...]"
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_list_shows_a_preset(name: str, command: Command) -> None:
     shown = json.loads(command("list", "presets", name, "--json").out)

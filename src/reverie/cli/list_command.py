@@ -130,12 +130,12 @@ def _default(option: Option, value: Any) -> Any:
         return "(must be given)"
     if isinstance(value, Part):
         return to_options(value)["name"]
-    return list(value) if isinstance(value, tuple) else value
+    return [_default(option, inner) for inner in value] if isinstance(value, tuple) else value
 
 
 def _type(option: Option) -> str:
     if option.table is not None:
-        return f"a {option.table.kind}"
+        return f"[a {option.table.kind}, ...]" if isinstance(option.default, tuple) else f"a {option.table.kind}"
     return _readable(option.annotation)
 
 
