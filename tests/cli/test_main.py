@@ -414,7 +414,7 @@ def test_list_shows_an_entrys_options(kind: str, name: str, command: Command) ->
 def test_list_names_the_parts_of_a_tuple(command: Command) -> None:
     shown = json.loads(command("list", "densities", "likeliest", "--json").out)["options"]["candidates"]
     assert shown["default"] == ["gaussian", "gaussian", "gaussian", "gmm"]
-    assert shown["type"] == "[a density, ...]"
+    assert shown["type"] == "a density, ..."
 
 
 @pytest.mark.parametrize("name", PRESETS)

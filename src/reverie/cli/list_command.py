@@ -135,7 +135,7 @@ def _default(option: Option, value: Any) -> Any:
 
 def _type(option: Option) -> str:
     if option.table is not None:
-        return f"[a {option.table.kind}, ...]" if isinstance(option.default, tuple) else f"a {option.table.kind}"
+        return f"a {option.table.kind}, ..." if isinstance(option.default, tuple) else f"a {option.table.kind}"
     return _readable(option.annotation)
 
 
