@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from reverie.checks import OptionsError
+from reverie.device import CPU
 from reverie.generators import (
     DENSITIES,
+    Densities,
     Gaussian,
     GaussianCopula,
     GaussianMixture,
@@ -19,7 +21,8 @@ from reverie.generators import (
     PrincipalComponents,
 )
 from reverie.options import from_options, to_options
-from tests.tiny import differing
+from reverie.seeding import Randomness
+from tests.tiny import differing, tiny_stream
 
 DIAGONAL, LOW_RANK, FULL, MIXTURE = range(4)  # of the candidates that nobody chose
 
@@ -80,6 +83,18 @@ def test_candidates_that_need_more_bytes_are_left_out() -> None:
         OptionsError, match=r"fit_bytes = 31: the smallest of the candidates needs 32 bytes for rows of 4 numbers"
     ):
         Likeliest(fit_bytes=31).fit(z, seeded())
+    with pytest.raises(OptionsError, match="the smallest of the candidates needs 8,000 bytes"):
+        Likeliest(candidates=(KernelDensity(),), fit_bytes=31).fit(rows("tied", 624), seeded())
+
+
+def test_too_few_bytes_are_said_before_anything_is_fitted() -> None:
+    with pytest.raises(OptionsError, match="the smallest of the candidates needs 512 bytes for rows of 64 numbers"):
+        Likeliest(fit_bytes=511).check_width(64)
+    Likeliest(fit_bytes=512).check_width(64)
+    Likeliest(candidates=(Gaussian(), KernelDensity()), fit_bytes=4).check_width(64)  # the rows decide
+    densities = Densities(density=Likeliest(fit_bytes=4))
+    with pytest.raises(OptionsError, match="fit_bytes = 4"):
+        densities.build(tiny_stream("class").spec, Randomness(0), CPU)
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])

@@ -136,6 +136,7 @@ class Densities(Part):
 
     def build(self, spec: StreamSpec, rng: Randomness, device: Device) -> None:
         self._check_budget(spec)
+        self.density.check_width(math.prod(spec.input_shape))
         taught = [c for classes in spec.task_classes for c in classes]
         shares = self.class_balanced and self.scope == "task-class" and self.allocation != "task-balanced"
         if shares and spec.tasks > 1 and len(set(taught)) == len(taught):

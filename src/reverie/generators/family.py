@@ -44,6 +44,9 @@ class Family(Part):
         """Rows below which a fit is no distribution."""
         return 1
 
+    def check_width(self, width: int) -> None:
+        """Raises OptionsError where no rows of this width can be fitted, before any is."""
+
 
 class Fitted(ABC):
     """Base of the fits: values, which nothing changes but what they keep of their own computations."""

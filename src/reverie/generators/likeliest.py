@@ -88,22 +88,35 @@ class Likeliest(Family):
         """A function of rows and seed: what one candidate draws is nothing to another."""
         return self.candidates[place].fit(z, torch.Generator(z.device).manual_seed(seed))
 
+    def check_width(self, width: int) -> None:
+        needed = [family.numbers(width) for family in self.candidates]
+        if all(numbers is not None and numbers > self._most for numbers in needed):
+            raise self._too_small(width, [numbers for numbers in needed if numbers is not None])
+
+    @property
+    def _most(self) -> float:
+        """Numbers that a fit may have."""
+        return math.inf if self.fit_bytes is None else self.fit_bytes // 4
+
     def _fits(self, z: Tensor, seed: int) -> dict[int, FittedDensity]:
         """Of the candidates that may take the bytes, by their place."""
-        most = math.inf if self.fit_bytes is None else self.fit_bytes // 4
-        needed = dict(enumerate(family.numbers(z.shape[1]) for family in self.candidates))
+        needed = [family.numbers(z.shape[1]) for family in self.candidates]
         fits = {
-            place: self._fit(place, z, seed) for place, numbers in needed.items() if numbers is None or numbers <= most
+            place: self._fit(place, z, seed)
+            for place, numbers in enumerate(needed)
+            if numbers is None or numbers <= self._most
         }
-        needed |= {place: _numbers(fit) for place, fit in fits.items()}
-        found = {place: fit for place, fit in fits.items() if _numbers(fit) <= most}
+        found = {place: fit for place, fit in fits.items() if _numbers(fit) <= self._most}
         if not found:
-            least = 4 * min(numbers for numbers in needed.values() if numbers is not None)
-            raise OptionsError(
-                f"fit_bytes = {self.fit_bytes}: the smallest of the candidates needs {least:,} bytes for rows of {z.shape[1]:,} numbers; raise "
-                "it, or add a smaller candidate, such as name = 'gaussian', covariance = 'isotropic'"
-            )
+            known = [numbers for numbers in needed if numbers is not None]
+            raise self._too_small(z.shape[1], known + [_numbers(fit) for fit in fits.values()])
         return found
+
+    def _too_small(self, width: int, needed: list[int]) -> OptionsError:
+        return OptionsError(
+            f"fit_bytes = {self.fit_bytes}: the smallest of the candidates needs {4 * min(needed):,} bytes for rows of {width:,} numbers; raise "
+            "it, or add a smaller candidate, such as name = 'gaussian', covariance = 'isotropic'"
+        )
 
 
 class FittedLikeliest(Fitted):
