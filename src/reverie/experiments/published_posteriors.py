@@ -84,10 +84,7 @@ _POINT_ANSWERS = (
 )
 _REASONS = {
     **{("ewc-multi", value): _POINT_ANSWERS for value in ("given", "entropy")},
-    (
-        "ewc-growing",
-        "one head",
-    ): "not known",
+    ("ewc-growing", "one head"): "not known",
 }
 
 POSTERIOR_TABLES: Mapping[str, PublishedTable] = {
