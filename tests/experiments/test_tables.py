@@ -21,6 +21,7 @@ from reverie.experiments.tables import (
     Entry,
     Layout,
     PublishedTable,
+    ablation_markdown,
     conditions_markdown,
     rank_correlation,
     reproduce,
@@ -382,6 +383,30 @@ def test_the_gap_of_an_ablation_is_to_the_reference_on_the_same_stream_and_seed(
     assert runs["one-drawn", "class"][1]["gap"] == pytest.approx(0.2)
     assert "gap" not in runs["one-drawn", "class"][2]
     assert "gap" not in runs["one-real", "class"][1]
+
+
+def test_the_gap_of_an_ablation_is_printed_with_its_error_over_seeds() -> None:
+    entries = {
+        f"one-{variant}": Entry(variant, "demo", {}, ("class",), stream="one", variant=variant)
+        for variant in ("real", "drawn")
+    }
+    table = replace(table_of(Layout(picture="ablation"), **entries), reference={"drawn": "real"})
+    accuracies = {"one-real": (0.9, 0.8), "one-drawn": (0.86, 0.78)}
+    results = [
+        {
+            "entry": entry,
+            "scenario": "class",
+            "seed": seed,
+            "average_accuracy": accuracy,
+            "learning_accuracy": 0.95,
+            "persistent_bytes": 1,
+            "seconds": 1.0,
+        }
+        for entry, of_seeds in accuracies.items()
+        for seed, accuracy in enumerate(of_seeds, 1)
+    ]
+    cells = {row["method"]: row["one"] for row in rows_of(ablation_markdown(table, results)[2:6])}
+    assert cells == {"real": "85.00 ± 5.00", "drawn": "82.00 ± 4.00 (+3.00 ± 1.00)"}
 
 
 # ------------------------------------------------------------------------------- discrepancy and risk

@@ -181,8 +181,10 @@ def _number(condition: Condition, ours: Result | None, theirs: Result | None) ->
     return number - other if condition.minus else number / other
 
 
-def pm(value: tuple[float, float | None] | None, digits: int = 2) -> str:
+def pm(value: tuple[float, float | None] | None, digits: int = 2, sign: str = "") -> str:
+    """Mean ± standard error; sign: "+" shows that of a positive mean too."""
     if value is None:
         return "-"
     mean, error = value
-    return f"{mean:z.{digits}f}" if error is None else f"{mean:z.{digits}f} ± {error:.{digits}f}"
+    shown = f"{mean:{sign}z.{digits}f}"
+    return shown if error is None else f"{shown} ± {error:.{digits}f}"

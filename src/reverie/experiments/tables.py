@@ -64,7 +64,11 @@ class Layout:
 
 
 ROWS = Layout(("accuracy",))
-ABLATION = Layout(picture="ablation")
+ABLATION = Layout(
+    picture="ablation",
+    caption="Dots: average accuracy after the last task; rings: learning accuracy; both with standard errors over seeds. Grey lines lead to latent "
+    "replay on the same latents: the generator gap.",
+)
 TASKS = Layout(
     ("during", "given", "entropy", "agreement", "batches", "one head", "found"),
     "TGiven, TInfer: average accuracy, %, with the task given and inferred. In batches: inferred by entropy for 100 rows of one task at once. "
@@ -482,7 +486,7 @@ def ablation_markdown(table: PublishedTable, results: Sequence[Result]) -> list[
     streams = list(dict.fromkeys(entry.stream for entry in table.entries.values()))
     lines = [
         "Average accuracy after the last task, %, mean ± standard error over seeds; in brackets the generator gap: how far latent replay on the "
-        "same latents is above it.",
+        "same latents and seeds is above it.",
         "",
         f"| method | {' | '.join(streams)} | seeds |",
         "|---" * (len(streams) + 2) + "|",
@@ -491,7 +495,7 @@ def ablation_markdown(table: PublishedTable, results: Sequence[Result]) -> list[
         cells = []
         for stream in streams:
             one = found.get((variant, stream))
-            gap = f" ({sum(one.gap) / len(one.gap):+.2f})" if one and one.gap else ""
+            gap = f" ({pm(mean_and_error(one.gap), sign='+')})" if one and one.gap else ""
             cells.append("not run yet" if one is None else f"{pm(mean_and_error(one.accuracy))}{gap}")
         seeds = [len(found[variant, stream].accuracy) if (variant, stream) in found else 0 for stream in streams]
         lines.append(f"| {title} | {' | '.join(cells)} | {min(seeds)}/{len(table.seeds)} |")
