@@ -72,6 +72,10 @@ _SPLIT_MNIST: Mapping[str, Entry] = {
         *("posterior replay, Gaussians", "pr-bbb-split-mnist-small"),
         {"given": 99.75, "entropy": 70.07, "agreement": 70.11},
     ),
+    "pr-bbb-local": _entry(
+        *("posterior replay, Gaussians, local reparametrisation (ours)", "pr-bbb-split-mnist-small"),
+        posterior={"name": "gaussian", "local": True},
+    ),
     "pr-bbb-cs": _entry(
         *("posterior replay, Gaussians, 100 rows of each task kept", "pr-bbb-cs-split-mnist-small"),
         {"given": 98.70, "entropy": 90.42},
