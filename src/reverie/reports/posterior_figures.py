@@ -210,7 +210,7 @@ def fan(found: Fan, label: str, title: str, inches: tuple[float, float] = SQUARE
     """See ``paint_fan``."""
     said = ". ".join(_off(found, k) for k in found.tasks)
     alt = f"Predictions of {label}, seed {found.seed}, after task {found.task + 1}, with bands of one, two and three deviations. {said}."
-    return draw(inches, lambda axes: paint_fan(axes, found, title), alt, "")
+    return draw(inches, lambda axes: paint_fan(axes, found, cut(title, 34)), alt, "")
 
 
 def paint_fan(axes: Axes, found: Fan, title: str) -> None:
@@ -243,7 +243,7 @@ def paint_fan(axes: Axes, found: Fan, title: str) -> None:
             mec=INK,
             mew=0.4,
         )
-    axes.set(xlim=(found.grid[0], found.grid[-1]), ylim=(low - room, high + room), title=cut(title, 34))
+    axes.set(xlim=(found.grid[0], found.grid[-1]), ylim=(low - room, high + room), title=title)
     axes.grid(axis="x", visible=False)
     axes.yaxis.set_major_locator(MaxNLocator(4))
 

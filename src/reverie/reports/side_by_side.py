@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -12,14 +13,14 @@ from matplotlib.figure import Figure
 
 from reverie.experiments.tables import PublishedTable, run_folder
 from reverie.reports import posteriors
-from reverie.reports.figures import RC, cut
+from reverie.reports.figures import RC
 from reverie.reports.posterior_figures import paint_fan, paint_regions
 from reverie.reports.records import read_run
 from reverie.reports.tables import Group
 
 COLUMNS = 5
 PANEL = (2.6, 2.3)  # inches
-TITLE = 38  # letters
+TITLE = 34  # letters a line
 
 Panel = Callable[[Axes], None]
 
@@ -39,7 +40,7 @@ def draw_side_by_side(table: PublishedTable, runs: Path, path: Path) -> None:
         if not record.complete:
             continue
         group = Group(entry.title, (record,), (), {})
-        title = cut(entry.title, TITLE)
+        title = fill(entry.title, TITLE)
         fans, plane = posteriors.fans(group), posteriors.plane(group)
         if fans:
             panels.append(partial(paint_fan, found=fans[-1], title=title))
