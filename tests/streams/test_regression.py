@@ -110,6 +110,7 @@ def test_one_data_set_for_every_seed_of_a_run_and_another_for_another_data_seed(
     other = made(data_seed=43)
     assert not same(stream, other)
     assert stream.checksums != other.checksums
+    assert same(other, made(seed=43, data_seed=None))
 
 
 def test_the_noise_that_a_learner_assumes_does_not_change_the_data() -> None:

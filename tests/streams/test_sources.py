@@ -14,7 +14,18 @@ from torch import Tensor
 
 from reverie.checks import DataError, OptionsError
 from reverie.options import from_options
-from reverie.streams import STREAMS, ArrayStream, Blobs, Folder, Permuted, Rotated, Sequence, Split, Stream
+from reverie.streams import (
+    STREAMS,
+    ArrayStream,
+    Blobs,
+    Folder,
+    GaussianModes,
+    Permuted,
+    Rotated,
+    Sequence,
+    Split,
+    Stream,
+)
 from reverie.streams.datasets import load
 from reverie.streams.sources import permute_pixels, resize, rotate
 from reverie.types import Rows, Scenario
@@ -443,3 +454,17 @@ def test_a_sequence_of_fewer_rows_keeps_classes_even(count: int) -> None:
     first = [next(iter(made[0].train.chunks(count))).x for made in (stream, again, other)]
     assert torch.equal(first[0], first[1])
     assert torch.equal(first[0], first[2]) == (count == 1442)
+
+
+def test_modes_lie_where_they_are_said_to_and_are_drawn_anew_only_where_asked() -> None:
+    modes = GaussianModes(rows=400)
+    stream = modes.build("class", seed=1)
+    for task, centres in zip(stream, modes.centres().view(3, 2, 2), strict=True):
+        (rows,) = task.train.chunks(4096)
+        for label, centre in zip(rows.y.unique(), centres, strict=True):
+            assert torch.allclose(rows.x[rows.y == label].mean(dim=0), centre, atol=0.05)
+    first = digests(stream[0].train)
+    assert digests(modes.build("class", seed=2)[0].train) == first
+    anew = replace(modes, data_seed=None)
+    assert digests(anew.build("class", seed=42)[0].train) == first
+    assert digests(anew.build("class", seed=2)[0].train) != first

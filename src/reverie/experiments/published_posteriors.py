@@ -39,8 +39,8 @@ def _digits(title: str, learner: str, rate: float, **options: Any) -> Entry:
     return Entry(title, "demo", {"learner": {**shared, **answers, **options}}, ("class",))
 
 
-def _curves(title: str, preset: str, seeds: int | None = None) -> Entry:
-    return Entry(title, preset, scenarios=("domain",), seeds=seeds)
+def _curves(title: str, preset: str, seeds: int | None = None, **options: Any) -> Entry:
+    return Entry(title, preset, {"learner": options} if options else {}, ("domain",), seeds=seeds)
 
 
 def _as_published(entries: Mapping[str, Entry]) -> tuple[Condition, ...]:
@@ -143,6 +143,15 @@ POSTERIOR_TABLES: Mapping[str, PublishedTable] = {
         seeds=tuple(range(1, 11)),
         entries={
             "pr-bbb": _curves("posterior replay, Gaussians", "pr-bbb-curves"),
+            "pr-bbb-wide": _curves(
+                *("posterior replay, Gaussians, hypernetwork of 50-50 (ours)", "pr-bbb-curves"),
+                hypernetwork={"hidden": [50, 50]},
+            ),
+            "pr-bbb-anew": Entry(
+                *("posterior replay, Gaussians, rows drawn anew for each seed", "pr-bbb-curves"),
+                {"stream": {"data_seed": None}},
+                ("domain",),
+            ),
             "pr-dirac": _curves("posterior replay, points", "pr-dirac-curves", seeds=1),
             "vcl": _curves("variational continual learning", "vcl-curves"),
             "ewc": _curves("EWC, Bayesian", "ewc-curves", seeds=1),
@@ -153,10 +162,17 @@ POSTERIOR_TABLES: Mapping[str, PublishedTable] = {
             "pr-ssge": _curves("posterior replay, implicit, Stein", "pr-ssge-curves"),
         },
         conditions=(
-            Condition("pr-bbb", "mse final", high=0.03),
-            Condition("pr-bbb", "found by agreement", 95),
+            *(
+                condition
+                for name in ("pr-bbb", "pr-bbb-anew")
+                for condition in (
+                    Condition(name, "mse final", high=0.03),
+                    Condition(name, "found by agreement", 95),
+                )
+            ),
             Condition("vcl", "mse final", 0, minus="pr-bbb", errors=2),
             Condition("fine-tuning", "mse final", 0, minus="pr-bbb", errors=2),
+            Condition("fine-tuning", "mse final", 0.1, minus="pr-bbb", median=True),
             Condition("pr-avb", "mse final", high=0.05, median=True),
             Condition("pr-ssge", "mse final", high=0.05, median=True),
         ),
@@ -234,10 +250,14 @@ POSTERIOR_TABLES: Mapping[str, PublishedTable] = {
             "pr-bbb-local": _entry(
                 *(_LOCAL_TITLE, "pr-bbb-permuted-mnist-small"), posterior={"name": "gaussian", "local": True}
             ),
+            "pr-bbb-mean": _entry(
+                *("posterior replay, Gaussians, a mean over old tasks (ours)", "pr-bbb-permuted-mnist-small"),
+                normalise="mean",
+            ),
         },
         conditions=tuple(
             Condition(name, value, least)
-            for name in ("pr-bbb", "pr-bbb-local")
+            for name in ("pr-bbb", "pr-bbb-local", "pr-bbb-mean")
             for value, least in (("given", 95), ("entropy", 88))
         ),
         layout=TASKS,

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from reverie.options import Part
 from reverie.seeding import generator
+from reverie.streams.sources import DataSeed
 from reverie.streams.stream import ArrayStream
 from reverie.types import Recommended, Scenario
 
@@ -49,7 +50,7 @@ CURVE_SETS: Mapping[str, CurveSet] = {
 @dataclass(eq=False, repr=False)
 class Regression1D(Part):
     """A curve of one variable in pieces, each on an interval of its own: (x, f(x) + noise) for training, f itself, equally spaced inside the
-    interval, for testing. One data set, whatever the seed of the run (Henning et al. 2021, arXiv 2103.01133, section 4).
+    interval, for testing (Henning et al. 2021, arXiv 2103.01133, section 4). One data set, whatever the seed of the run, unless data_seed is None.
 
     curves: "polynomials", three cubics and parabolas, set 3 of the authors' code; "noisy-polynomials" (set 2), the same with twice the noise;
     "line-and-cubic" (set 1); "cubic" (set 0), one task, of Hernandez-Lobato and Adams 2015 (arXiv 1502.05336).
@@ -63,13 +64,13 @@ class Regression1D(Part):
     noise_std: Annotated[
         float | None, Field(gt=0, description="deviation of the noise that a learner assumes; None: the true one")
     ] = None
-    data_seed: Annotated[int, Field(ge=0, description="that the rows are drawn with")] = 42
+    data_seed: DataSeed = 42
 
     scenarios = ("domain",)
 
     def build(self, scenario: Scenario, seed: int, data_dir: str | None = None) -> ArrayStream:
         chosen = CURVE_SETS[self.curves]
-        draw = generator(self.data_seed, "regression-1d")
+        draw = generator(seed if self.data_seed is None else self.data_seed, "regression-1d")
         # The authors draw each task with the same seed: the same places in every interval.
         place = torch.rand(self.rows, generator=draw, dtype=torch.float64).numpy()
         noise = chosen.noise_std * torch.randn(self.rows, generator=draw, dtype=torch.float64).numpy()

@@ -23,6 +23,10 @@ from reverie.types import Recommended, Scenario
 
 Order = Literal["seed", "natural"]
 Tasks = Annotated[int, Field(ge=1, description="number of tasks")]
+DataSeed = Annotated[
+    int | None,
+    Field(ge=0, description="that the rows are drawn with, whatever the run's seed; None: with the run's seed"),
+]
 ValidationFraction = Annotated[
     float, Field(ge=0, lt=1, description="share of the training rows held out for validation")
 ]
@@ -260,7 +264,7 @@ class Blobs(Part):
 @dataclass(eq=False, repr=False)
 class GaussianModes(Part):
     """A toy stream in the plane: modes on a circle, mode i at the angle 2 pi (i + 1/2) / modes from the vertical; each task tells two
-    neighbours apart. One data set, whatever the seed of the run (Henning et al. 2021, arXiv 2103.01133, section 4).
+    neighbours apart (Henning et al. 2021, arXiv 2103.01133, section 4). One data set, whatever the seed of the run, unless data_seed is None.
     """
 
     tasks: Tasks = 3
@@ -268,7 +272,7 @@ class GaussianModes(Part):
     deviation: Annotated[float, Field(gt=0, description="of a mode, on each axis")] = 0.2
     rows: Annotated[int, Field(gt=0, description="training rows of a mode")] = 10
     test_rows: Annotated[int, Field(gt=0, description="test rows of a mode")] = 100
-    data_seed: Annotated[int, Field(ge=0, description="that the rows are drawn with")] = 42
+    data_seed: DataSeed = 42
     validation_fraction: ValidationFraction = 0.0
 
     scenarios = ("class", "task", "domain")
@@ -282,7 +286,9 @@ class GaussianModes(Part):
         pieces = []
         for task in range(self.tasks):
             labels = (2 * task, 2 * task + 1)
-            train, test = (self._drawn(labels, n, kind) for n, kind in ((self.rows, "train"), (self.test_rows, "test")))
+            train, test = (
+                self._drawn(labels, n, kind, seed) for n, kind in ((self.rows, "train"), (self.test_rows, "test"))
+            )
             pieces.append(Piece(f"modes {labels[0] + 1} and {labels[1] + 1}", train, test, labels))
         recommended = Recommended(
             solver={"name": "mlp"},
@@ -293,10 +299,10 @@ class GaussianModes(Part):
         stream = assemble("gaussian-modes", pieces, scenario, self.validation_fraction, seed, recommended)
         return replace(stream, modes=Modes(self.centres().view(self.tasks, 2, 2), self.deviation))
 
-    def _drawn(self, labels: tuple[int, ...], n: int, kind: str) -> Data:
-        centres = self.centres()
+    def _drawn(self, labels: tuple[int, ...], n: int, kind: str, seed: int) -> Data:
+        centres, drawn = self.centres(), seed if self.data_seed is None else self.data_seed
         rows = [
-            centres[mode] + self.deviation * torch.randn(n, 2, generator=generator(self.data_seed, "mode", mode, kind))
+            centres[mode] + self.deviation * torch.randn(n, 2, generator=generator(drawn, "mode", mode, kind))
             for mode in labels
         ]
         return Data(torch.cat(rows).numpy(), np.repeat(np.asarray(labels), n))
