@@ -93,7 +93,7 @@ _REASONS = {
     ),
 }
 
-_CONSTANT = "in two seeds of ten the third curve is fitted by a constant, in another one model is sure everywhere; neither with a hypernetwork of 50-50"
+_CONSTANT = "in two seeds of ten the third curve is fitted by a constant, in another one model is sure everywhere; neither with 50-50"
 _ONE_SEED = "58 in one seed of ten, where one model is sure everywhere; 96.7 to 100 in the others"
 _LOST_MODES = {
     "dirac": "one seed of ten loses one mode of an old task at the published `strength` of 0.01, and keeps it with 0.1",
