@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 TINY = [
     "--stream",
@@ -59,6 +64,41 @@ def test_a_grid_in_two_processes_is_the_same_as_in_one(tmp_path: Path) -> None:
     assert len(stamps) == 4
     assert main([*words, "--out", str(tmp_path / "two")]) == 0
     assert {file: file.stat().st_mtime_ns for file in stamps} == stamps
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are listed from /proc")
+def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
+    words = ["run", *TINY, *["--learner", "naive", "--seeds", "0", "1", "--learner.steps", "200000", "--json"]]
+    process = subprocess.Popen(
+        [*COMMAND, *words, "--workers", "2", "--out", str(tmp_path)], stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        _wait_until(lambda: len(list(tmp_path.glob("*/metrics.jsonl"))) == 2, 120)
+        assert _of_session(process.pid) - {process.pid}
+        process.kill()
+        process.wait(30)
+        _wait_until(lambda: not _of_session(process.pid), 30)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def _of_session(leader: int) -> set[int]:
+    """Living processes of a session, by its leader."""
+    found = set()
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, session = file.read_text().rpartition(") ")[2].split()[:4]
+            if int(session) == leader and state not in "ZX":
+                found.add(int(file.parent.name))
+    return found
 
 
 def test_ctrl_c_on_a_real_process(tmp_path: Path) -> None:

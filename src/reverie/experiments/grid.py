@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +72,7 @@ def run_grid(
             )
         return
     # Fresh interpreters: a forked torch with threads may hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_end_with_parent) as pool:
         futures = {pool.submit(_run_cell, cell, overwrite): cell for cell in cells}
         try:
             for future in as_completed(futures):
@@ -98,6 +100,18 @@ def _check(cells: Sequence[Cell], overwrite: bool) -> None:
 
 def _run_cell(cell: Cell, overwrite: bool) -> dict[str, Any]:
     return dict(run_config(cell.config, cell.folder, overwrite=overwrite).result)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would go on for hours and keep its folder locked. What it has saved serves the next command."""
+
+    def watch() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _titles(configs: Sequence[RunConfig]) -> list[str]:
