@@ -325,7 +325,7 @@ class LeakyGate(Gate):
     """A leaky ReLU as a product with constants, see ``Gate``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * torch.where(x > 0, 1.0, SLOPE).to(x)
+        return x * x.detach().sign().clamp_(min=SLOPE)
 
 
 def chosen_layout(size: Size | None, shape: tuple[int, ...]) -> tuple[Size, Layout]:

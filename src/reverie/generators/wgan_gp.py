@@ -49,10 +49,11 @@ class Gate(nn.Module):
 
     ReLU has no second derivative, but torch's own sends the zeros of one through the whole network when its
     gradient is differentiated again; here there is nothing to send, which saves a quarter of a critic's step.
+    The mask is made of signs: on the CPU a comparison, and a product with what it gives, take several times as long.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * (x > 0)
+        return x * x.detach().sign().clamp_(min=0)
 
 
 class Critic(nn.Module):
