@@ -1,7 +1,7 @@
 """Hyper-parameters are chosen on training rows held out, never on test rows: this repeats the choices that the pages tell of.
 
 python -m benchmarks.choices CHOICE [--seeds 100 101 102], with CHOICE of ewc, si, fisher, ewc-rotated, ewc-permuted, posterior-digits, components,
-backbone, support, normalise, align, align-fashion, align-cifar10
+backbone, support, normalise, align, align-fashion, align-cifar10, lgaa
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
-
-import torch
 
 import reverie
 from reverie.experiments.presets import PRESETS
@@ -46,6 +45,10 @@ def _points(rate: float, init: str) -> dict[str, Any]:
         "solver": {**learner["solver"], "optimiser": optimiser},
         "hypernetwork": {"name": "full", "init": init},
     }
+
+
+def _adam(rate: float) -> dict[str, Any]:
+    return {"name": "adam", "learning_rate": rate, "betas": [0.5, 0.9]}
 
 
 # name: what is shared by all candidates, and what each sets in the learner
@@ -97,20 +100,43 @@ CHOICES: dict[str, tuple[Mapping[str, Any], dict[str, dict[str, Any]]]] = {
         ),
         ALIGNED,
     ),
+    # Two data sets, 2,000 steps each: the share of replay, and the rate of the adversarial updates against that of the dream.
+    "lgaa": (
+        merged(
+            TABLES["lgaa-two"].entries["lgaa"].override,
+            {"stream": {"validation_fraction": 0.1}, "scenario": "domain", "learner": {"steps": 2000}},
+        ),
+        {
+            f"ratio {ratio:g}, generator {rate:g}": {
+                "replay_ratio": ratio,
+                "autoencoder": {"name": "lgaa", "generator_optimiser": _adam(rate)},
+            }
+            for ratio in (1.0, 3.0)
+            for rate in (2e-4, 1e-4, 5e-5)
+        },
+    ),
     "normalise": (LATENTS, {rule: merged(GAUSSIAN, {"normalise": rule}) for rule in ("none", "standardise")}),
 }
 
 
-def held_out(options: Mapping[str, Any], seed: int) -> float:
-    """Average accuracy in % over the tasks' validation rows, after the last task."""
+def held_out(options: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
+    """The result of a run whose test sets are the tasks' validation rows."""
     stream = from_options(STREAMS, options["stream"]).build(options["scenario"], seed)
-    run = reverie.run(stream, dict(options["learner"]), seed=seed)
-    found = []
-    for task in stream:
-        head = task.index if options["scenario"] == "task" else None
-        batch = task.validation.take(torch.arange(len(task.validation)))
-        found.append(float((run.learner.predict(batch.x, head).scores.argmax(dim=1) == batch.y).float().mean()))
-    return 100 * statistics.mean(found)
+    rows = (task.validation for task in stream)
+    stream = replace(
+        stream, tests=tuple(replace(test, rows=held) for test, held in zip(stream.tests, rows, strict=True))
+    )
+    return reverie.run(stream, dict(options["learner"]), seed=seed).result
+
+
+def first_of(result: Mapping[str, Any]) -> str:
+    """What becomes of the first task, of a run that reconstructs too."""
+    if "reconstruction_mse" not in result["matrices"]:
+        return ""
+    accuracy, error = ([row[0] for row in result["matrices"][name]] for name in ("task_agnostic", "reconstruction_mse"))
+    return (
+        f"; first task {100 * accuracy[0]:.2f} -> {100 * accuracy[-1]:.2f}, its error times {error[-1] / error[0]:.3f}"
+    )
 
 
 def main() -> None:
@@ -123,8 +149,15 @@ def main() -> None:
     for name, learner in candidates.items():
         if words.only and name not in words.only:
             continue
-        values = [held_out(merged(shared, {"learner": learner}), seed) for seed in words.seeds]
-        print(name, f"{statistics.mean(values):.2f}", [round(value, 2) for value in values], flush=True)
+        results = [held_out(merged(shared, {"learner": learner}), seed) for seed in words.seeds]
+        values = [100 * result["summary"]["average_accuracy"] for result in results]
+        print(
+            name,
+            f"{statistics.mean(values):.2f}",
+            [round(value, 2) for value in values],
+            *map(first_of, results),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
