@@ -51,6 +51,12 @@ def _adam(rate: float) -> dict[str, Any]:
     return {"name": "adam", "learning_rate": rate, "betas": [0.5, 0.9]}
 
 
+def _autoencoder(**options: Any) -> dict[str, Any]:
+    return {"autoencoder": {"name": "lgaa", **options}}
+
+
+_THREE = {"replay_ratio": 3.0}
+
 # name: what is shared by all candidates, and what each sets in the learner
 CHOICES: dict[str, tuple[Mapping[str, Any], dict[str, dict[str, Any]]]] = {
     "ewc": (DIGITS, {f"{10.0**k:g}": {"name": "ewc", "strength": 10.0**k} for k in range(8)}),
@@ -100,19 +106,30 @@ CHOICES: dict[str, tuple[Mapping[str, Any], dict[str, dict[str, Any]]]] = {
         ),
         ALIGNED,
     ),
-    # Two data sets, 2,000 steps each: the share of replay, and the rate of the adversarial updates against that of the dream.
     "lgaa": (
         merged(
             TABLES["lgaa-two"].entries["lgaa"].override,
-            {"stream": {"validation_fraction": 0.1}, "scenario": "domain", "learner": {"steps": 2000}},
+            {
+                "stream": {"validation_fraction": 0.1},
+                "scenario": "domain",
+                "learner": {"steps": 2000, "replay_ratio": 1.0},
+            },
         ),
         {
-            f"ratio {ratio:g}, generator {rate:g}": {
-                "replay_ratio": ratio,
-                "autoencoder": {"name": "lgaa", "generator_optimiser": _adam(rate)},
-            }
-            for ratio in (1.0, 3.0)
-            for rate in (2e-4, 1e-4, 5e-5)
+            "default": {},
+            "kl_weight 2": _autoencoder(kl_weight=2.0),
+            "projection": _autoencoder(conditioning="projection"),
+            "generator 1e-3": _autoencoder(generator_optimiser=_adam(1e-3)),
+            "dream 2e-4": _autoencoder(dream_optimiser=_adam(2e-4)),
+            "ratio 3": _THREE,
+            "ratio 3, dream 1e-3": {**_THREE, **_autoencoder(dream_optimiser=_adam(1e-3))},
+            "ratio 3, generator 5e-5": {**_THREE, **_autoencoder(generator_optimiser=_adam(5e-5))},
+            "ratio 3, 3,000 steps": {**_THREE, "steps": 3000},
+            "ratio 3, generator 1e-4, 3,000 steps": {
+                **_THREE,
+                "steps": 3000,
+                **_autoencoder(generator_optimiser=_adam(1e-4)),
+            },
         },
     ),
     "normalise": (LATENTS, {rule: merged(GAUSSIAN, {"normalise": rule}) for rule in ("none", "standardise")}),
@@ -122,20 +139,19 @@ CHOICES: dict[str, tuple[Mapping[str, Any], dict[str, dict[str, Any]]]] = {
 def held_out(options: Mapping[str, Any], seed: int) -> Mapping[str, Any]:
     """The result of a run whose test sets are the tasks' validation rows."""
     stream = from_options(STREAMS, options["stream"]).build(options["scenario"], seed)
-    rows = (task.validation for task in stream)
-    stream = replace(
-        stream, tests=tuple(replace(test, rows=held) for test, held in zip(stream.tests, rows, strict=True))
-    )
+    held = zip(stream.tests, stream.validations, strict=True)
+    stream = replace(stream, tests=tuple(replace(test, rows=rows) for test, rows in held))
     return reverie.run(stream, dict(options["learner"]), seed=seed).result
 
 
-def first_of(result: Mapping[str, Any]) -> str:
-    """What becomes of the first task, of a run that reconstructs too."""
+def first_and_last(result: Mapping[str, Any]) -> str:
+    """What becomes of the first task, and how the last is learnt, of a run that reconstructs too."""
     if "reconstruction_mse" not in result["matrices"]:
         return ""
     accuracy, error = ([row[0] for row in result["matrices"][name]] for name in ("task_agnostic", "reconstruction_mse"))
     return (
-        f"; first task {100 * accuracy[0]:.2f} -> {100 * accuracy[-1]:.2f}, its error times {error[-1] / error[0]:.3f}"
+        f"; first task {100 * accuracy[0]:.2f} -> {100 * accuracy[-1]:.2f}, its error times {error[-1] / error[0]:.3f}, "
+        f"last task {100 * result['matrices']['task_agnostic'][-1][-1]:.2f}"
     )
 
 
@@ -155,7 +171,7 @@ def main() -> None:
             name,
             f"{statistics.mean(values):.2f}",
             [round(value, 2) for value in values],
-            *map(first_of, results),
+            *map(first_and_last, results),
             flush=True,
         )
 
