@@ -112,11 +112,11 @@ CHOICES: dict[str, tuple[Mapping[str, Any], dict[str, dict[str, Any]]]] = {
             {
                 "stream": {"validation_fraction": 0.1},
                 "scenario": "domain",
-                "learner": {"steps": 2000, "replay_ratio": 1.0},
+                "learner": {"steps": 2000, "replay_ratio": 1.0, **_autoencoder(replay_temperature=1.0)},
             },
         ),
         {
-            "default": {},
+            "as it was": {},
             "kl_weight 2": _autoencoder(kl_weight=2.0),
             "projection": _autoencoder(conditioning="projection"),
             "generator 1e-3": _autoencoder(generator_optimiser=_adam(1e-3)),
@@ -129,6 +129,21 @@ CHOICES: dict[str, tuple[Mapping[str, Any], dict[str, dict[str, Any]]]] = {
                 **_THREE,
                 "steps": 3000,
                 **_autoencoder(generator_optimiser=_adam(1e-4)),
+            },
+            "ratio 3, labels 1e-3": {**_THREE, **_autoencoder(label_optimiser=_adam(1e-3))},
+            "ratio 3, labels 1e-3, dream 3e-4": {
+                **_THREE,
+                **_autoencoder(label_optimiser=_adam(1e-3), dream_optimiser=_adam(3e-4)),
+            },
+            "ratio 4, labels 1e-3": {"replay_ratio": 4.0, **_autoencoder(label_optimiser=_adam(1e-3))},
+            "ratio 3, wide 1.2": {**_THREE, **_autoencoder(replay_temperature=1.2)},
+            **{
+                f"ratio {ratio}, wide {wide}, 3,000 steps": {
+                    "replay_ratio": float(ratio),
+                    "steps": 3000,
+                    **_autoencoder(replay_temperature=wide),
+                }
+                for ratio, wide in ((3, 1.3), (2, 1.3), (2, 1.5), (2, 2.0), (1, 1.5))
             },
         },
     ),

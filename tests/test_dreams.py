@@ -113,6 +113,16 @@ def test_replay_is_labelled_by_the_model(model: AdversarialAutoencoder) -> None:
     assert dreams.replay(model, 5, [1]).domains.tolist() == [1] * 5, "a single domain needs no inference"
 
 
+def test_replay_is_drawn_as_far_from_the_centre_as_the_model_rehearses(
+    model: AdversarialAutoencoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = dreams.replay(model, 6, [0]).images
+    monkeypatch.setattr(model, "replay_temperature", 1e-6)
+    at_centre = dreams.replay(model, 6, [0]).images
+    assert at_centre[:1].allclose(at_centre[3:4], atol=1e-4), "two of a class"
+    assert not near[:1].allclose(near[3:4], atol=1e-4)
+
+
 # ------------------------------------------------------------------------------------------ reconstruct and its relatives
 
 

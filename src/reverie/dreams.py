@@ -145,7 +145,7 @@ def replay(model: AdversarialAutoencoder, n: int, domains: Sequence[int] | None 
     rng = generator(seed, "replay", device=device)
     parts = []
     for c, d in zip(asked.split(CHUNK), place.split(CHUNK), strict=True):
-        x = model.draw(c.to(device), d.to(device), rng)
+        x = model.draw(c.to(device), d.to(device), rng, model.replay_temperature)
         found = model.recognise(x)
         parts.append([each.cpu() for each in (x, found.classes, found.domains, found.sure)])
     images, classes, domains_found, confidence = (torch.cat(part) for part in zip(*parts, strict=True))

@@ -687,6 +687,24 @@ def test_class_and_domain_and_temperature_matter() -> None:
     assert not torch.allclose(drawn(one, one), drawn(one, one)[:1], atol=1e-6)
 
 
+def test_what_is_rehearsed_has_codes_of_its_own_spread() -> None:
+    model, wide = built(), built(replay_temperature=1.5)
+    for each in (model, wide):
+        steps(each, 0, 1)
+    classes = torch.tensor([0, 1, 0])
+
+    def drawn(of: AdversarialAutoencoder, **options: Any) -> Tensor:
+        return of.draw(classes, torch.zeros_like(classes), torch.Generator().manual_seed(0), **options)
+
+    rehearsed = wide.sample(3, torch.Generator().manual_seed(1), classes).x
+    place = torch.Generator().manual_seed(1)
+    torch.multinomial(torch.ones(3, 1), 1, generator=place)
+    codes = 1.5 * torch.randn(3, wide.layout.latent, generator=place)
+    c, a = torch.nn.functional.one_hot(classes, wide.outputs).float(), torch.ones(3, 1)
+    assert torch.equal(rehearsed, wide.decode(codes, c, a, sampled=True))
+    assert torch.equal(drawn(model), drawn(wide)), "what is drawn otherwise is as before"
+
+
 def test_what_was_never_learnt_is_refused() -> None:
     model, rng, zero = built(), torch.Generator(), torch.zeros(2, dtype=torch.int64)
     with pytest.raises(NotReadyError, match="never trained"):

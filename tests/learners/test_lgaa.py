@@ -137,6 +137,7 @@ class Stub:
     domains that were asked for."""
 
     outputs = 6
+    replay_temperature = 1.5
 
     def __init__(self, answers: list[Any], sure: float = 1.0, taught: tuple[tuple[int, ...], ...] = ((0, 1),)) -> None:
         self.answers, self.sure, self.asked, self.domains, self.heads = list(answers), sure, [], [], taught
@@ -145,7 +146,8 @@ class Stub:
     def taught(self) -> Tensor:
         return torch.tensor([[c in head for c in range(self.outputs)] for head in self.heads])
 
-    def draw(self, classes: Tensor, domains: Tensor, rng: torch.Generator) -> Tensor:
+    def draw(self, classes: Tensor, domains: Tensor, rng: torch.Generator, temperature: float) -> Tensor:
+        assert temperature == 1.5
         self.asked.append(classes.tolist())
         self.domains.append(domains.tolist())
         return torch.rand(len(classes), 1, 8, 8, generator=rng)

@@ -57,6 +57,7 @@ def _lgaa_presets() -> dict[str, Preset]:
         "uniform_noise": True,
         "mutual_information": 0.0,
         "domain_shapes_encoder": False,
+        "replay_temperature": 1.0,
     }
     shaped = {"shape_inference": True, "code_kl_weight": 1.0}
     penalty = {"penalty_norm": "columns", "one_place": True}

@@ -34,6 +34,9 @@ def _lgaa(title: str, stream: Mapping[str, Any], **options: Any) -> Entry:
     return _entry(title, stream, {"name": "lgaa", **options})
 
 
+# What is rehearsed drawn from the prior itself.
+_NEAR: Mapping[str, Any] = {"name": "lgaa", "replay_temperature": 1.0}
+
 _REPLAY: Mapping[str, Any] = {
     "name": "generative-replay",
     "epochs": 10,
@@ -45,16 +48,23 @@ LGAA_TABLES: Mapping[str, PublishedTable] = {
         title="MNIST, then Fashion-MNIST: the lifelong autoencoder",
         source="none could be established",
         note=(
-            "All training rows, ten classes that both share, 2,000 steps a task of 64 rows, of which replay is three in four, networks of size tiny "
-            "(1.5 million weights). The last row was run first. Because it missed two of the bounds below, share and steps were chosen anew, on a "
-            "validation split (python -m benchmarks.choices lgaa --seeds 100)."
+            "All training rows, ten classes that both share, 3,000 steps a task of 64 rows, of which replay is two in three, networks of size tiny "
+            "(1.5 million weights). The last row was run first. Because it missed two of the bounds below, share, steps and the spread of what is "
+            "rehearsed were chosen anew, on a validation split (python -m benchmarks.choices lgaa --seeds 100 101). A choice in between, three in "
+            "four and 2,000 steps, came to 85.2 % of the second data set on two seeds."
         ),
         seeds=(1, 2, 3),
         entries={
-            "lgaa": _lgaa("lgaa", _TWO, steps=2000, epochs=None, replay_ratio=3.0),
-            "fine-tuning": _lgaa("fine-tuning", _TWO, steps=2000, epochs=None, replay=False),
+            "lgaa": _lgaa("lgaa", _TWO, steps=3000, epochs=None, replay_ratio=2.0),
+            "fine-tuning": _lgaa("fine-tuning", _TWO, steps=3000, epochs=None, replay=False),
             "lgaa-long": replace(
-                _lgaa("lgaa, 6,000 steps, half of the rows replayed", _TWO, steps=6000, epochs=None), seeds=1
+                _lgaa(
+                    *("lgaa, 6,000 steps, half of the rows replay from the prior", _TWO),
+                    steps=6000,
+                    epochs=None,
+                    autoencoder=_NEAR,
+                ),
+                seeds=1,
             ),
         },
         conditions=(
@@ -94,6 +104,7 @@ LGAA_TABLES: Mapping[str, PublishedTable] = {
                 epochs=10,
                 autoencoder={"name": "lgaa", "mutual_information": 0.0},
             ),
+            "lgaa-near": _lgaa("lgaa, replay from the prior", _FEW, epochs=10, autoencoder=_NEAR),
             "fine-tuning": _lgaa("fine-tuning", _FEW, epochs=10, replay=False),
             "joint": _lgaa("joint", _FEW, epochs=10, joint=True),
             "labels-100": _lgaa("lgaa, 100 labels a class", _FEW, epochs=10, labels_per_class=100),
@@ -119,6 +130,9 @@ LGAA_TABLES: Mapping[str, PublishedTable] = {
         seeds=(1, 2, 3),
         entries={
             "lgaa": _lgaa("lgaa", _FOUR, steps=2000, epochs=None),
+            "lgaa-near": replace(
+                _lgaa("lgaa, replay from the prior", _FOUR, steps=2000, epochs=None, autoencoder=_NEAR), seeds=1
+            ),
             "fine-tuning": _lgaa("fine-tuning", _FOUR, steps=2000, epochs=None, replay=False),
             "joint": _lgaa("joint", _FOUR, steps=8000, epochs=None, joint=True),
         },

@@ -151,6 +151,13 @@ class AdversarialAutoencoder(Part):
     domain_shapes_encoder: Annotated[
         bool, Field(description="dream: the encoder learns to tell domains, beside q(a|z)")
     ] = True
+    replay_temperature: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="what is rehearsed is drawn with z this many times as far from the prior's centre; 1 as published, more for rarer images",
+        ),
+    ] = 1.5
     relabel: Annotated[
         bool,
         Field(
@@ -513,7 +520,7 @@ class AdversarialAutoencoder(Part):
         return self.decode(self._noise(domains, rng, temperature), c, a, sampled=True)
 
     def sample(self, n: int, rng: torch.Generator, classes: Tensor | None = None) -> Batch:
-        """Of each class, in one of the domains that taught it; y: the classes that were asked for, task: the domains."""
+        """To be rehearsed, of each class, in one of the domains that taught it; y: the classes that were asked for, task: the domains."""
         check_trained(self)
         if classes is None:
             raise OptionsError("classes = None: lgaa must be told which classes to sample")
@@ -522,7 +529,7 @@ class AdversarialAutoencoder(Part):
         if len(unknown):
             raise OptionsError(f"class {classes[unknown[0]].item()}: no domain that was learnt has taught it")
         domains = torch.multinomial(shares, 1, generator=_on_cpu(rng))[:, 0].to(classes.device)
-        x = self.draw(classes, domains, rng)
+        x = self.draw(classes, domains, rng, self.replay_temperature)
         return Batch(x, classes, domains, torch.full((n,), 1 / n, device=x.device))
 
     def relabelled(self, batch: Batch) -> Batch:

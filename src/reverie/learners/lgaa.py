@@ -324,7 +324,7 @@ class LGAA(LearnerBase):
         device = self.device.torch_device
         images, found = [], []
         for c, domain in zip(classes.split(CHUNK), domains.split(CHUNK), strict=True):
-            x = snapshot.draw(c.to(device), domain.to(device), rng)
+            x = snapshot.draw(c.to(device), domain.to(device), rng, snapshot.replay_temperature)
             stored = (x * 255).round().to(torch.uint8)
             images.append(stored.cpu())
             found.append(snapshot.recognise(stored.float() / 255, self.unsupervised))
