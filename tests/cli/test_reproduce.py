@@ -9,6 +9,7 @@ import pytest
 
 from reverie.cli import BAD_USAGE, DONE
 from reverie.experiments.published import GROUPS, TABLES
+from reverie.experiments.tables import cells
 from tests.cli.test_main import Command, command
 
 __all__ = ["command"]  # the fixture
@@ -64,7 +65,11 @@ def test_the_page_is_written_from_results(command: Command, tmp_path: Path) -> N
     }
     (tmp_path / "results").mkdir()
     results = [{**result, "seed": seed} for seed in (1, 2, 3)]
-    (tmp_path / "results" / "lgaa-two.json").write_text(json.dumps({"schema": 1, "results": results, "options": {}}))
+    options = cells(TABLES["lgaa-two"], tmp_path, None, only=["lgaa"])[0].config.to_dict()
+    other = {**options, "learner": {**options["learner"], "steps": 1}}
+    results += [{**result, "entry": "fine-tuning", "digest": "other", "seed": 1}]  # and of other options, not told
+    content = {"schema": 1, "results": results, "options": {"some": options, "other": other}}
+    (tmp_path / "results" / "lgaa-two.json").write_text(json.dumps(content))
     page = tmp_path / "page.md"
     answer = command("reproduce", "lgaa-two", "--write-only", "--page", page, "--out", tmp_path / "runs")
     assert answer.code == DONE

@@ -71,7 +71,7 @@ def test_a_table_is_filled_over_several_sittings(tmp_path: Path, ran: list[str])
     assert ran == ["a class seed 1", "a class seed 2"]
     results = reproduce(table(a=3, b=4), tmp_path / "runs", file)
     assert ran[2:] == ["b class seed 1", "b class seed 2"]
-    assert results == tables.read_results(file)
+    assert results == tables.read_results(table(a=3, b=4), file)
     lines = rows_markdown(table(a=3, b=4), results)
     assert [line.split(" | ")[:3] for line in lines[2:]] == [
         ["| a", "1.50 ± 0.50", "2/2"],
@@ -90,13 +90,19 @@ def test_an_entry_may_take_the_first_of_the_seeds_alone(tmp_path: Path, ran: lis
     assert ran[4:] == ["a class seed 1", "b class seed 1", "a class seed 2"]
     assert [(r["entry"], r["seed"]) for r in results] == [("a", 1), ("a", 2), ("b", 1)]
     seeds = ["2/2", "1/1"]
-    for known in (results, tables.read_results(tmp_path / "all.json")):  # a seed that the entry has no more is not told
+    for known in (
+        results,
+        tables.read_results(few, tmp_path / "all.json"),
+    ):  # a seed that the entry has no more is not told
         assert [line.split(" | ")[2] for line in rows_markdown(few, known)[2:]] == seeds
 
 
 def test_changed_options_are_run_again(tmp_path: Path, ran: list[str]) -> None:
     file = tmp_path / "results.json"
     reproduce(table(a=3), tmp_path / "runs", file)
+    assert tables.read_results(table(a=4), file) == [], "no figure of other options is told"
+    results = reproduce(table(a=4), tmp_path / "runs", file, seeds=[1])
+    assert [r["seed"] for r in results] == [1]
     results = reproduce(table(a=4), tmp_path / "runs", file)
     assert len(ran) == 4
     assert len(results) == 2
@@ -142,7 +148,7 @@ def test_what_another_table_has_run_is_taken_from_there(tmp_path: Path, ran: lis
     results = reproduce(table(other=3, b=4), tmp_path / "runs", tmp_path / "two.json")
     assert ran[2:] == ["b class seed 1", "b class seed 2"]
     assert [(r["entry"], r["seed"]) for r in results] == [("b", 1), ("b", 2), ("other", 1), ("other", 2)]
-    assert tables.read_results(tmp_path / "two.json") == results
+    assert tables.read_results(table(other=3, b=4), tmp_path / "two.json") == results
 
 
 # ------------------------------------------------------------------------------- tables of methods that infer the task
@@ -305,7 +311,7 @@ def test_what_a_run_says_of_tasks_is_kept_where_it_says_something(
     monkeypatch.setattr(tables, "run_grid", run_grid)
     results = reproduce(table(a=3, b=4), tmp_path / "runs", tmp_path / "results.json", seeds=[1])
     assert [(r["entry"], r.get("tasks")) for r in results] == [("a", told), ("b", None)]
-    assert tables.read_results(tmp_path / "results.json") == results
+    assert tables.read_results(table(a=3, b=4), tmp_path / "results.json") == results
 
 
 def domain_result(entry: str, seed: int, learnt: float | None, last: list[float], error: list[float]) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def _one(
     chosen = TABLES[table]
     results_file = page.parent / "results" / f"{table}.json"
     if write_only:
-        results = read_results(results_file)
+        results = read_results(chosen, results_file)
     else:
         share = threads or max((os.cpu_count() or 1) // workers, 1)
         results = run_table(

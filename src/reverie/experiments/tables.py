@@ -167,7 +167,7 @@ def reproduce(
     again: bool = False,
     told: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
-    """Runs what is missing, adds each result to the ``results`` file as it comes, and returns all that it then holds."""
+    """Runs what is missing, adds each result to the ``results`` file as it comes, and returns what it then holds of the table as it is."""
     known, options = _read(results)
     others = [] if again else _finished(results.parent)
 
@@ -205,7 +205,7 @@ def reproduce(
         judged = _judged(cell, judges) if _place(cell)[0] in table.judged else {}
         add(cell, _compact(cell, result) | judged)
         told(f"{cell.title}: {_figure(result)} in {result['cost']['seconds']:.0f} s")
-    return known
+    return _current(table, known)
 
 
 def _figure(result: Mapping[str, Any]) -> str:
@@ -215,8 +215,14 @@ def _figure(result: Mapping[str, Any]) -> str:
     return f"{100 * summary['average_accuracy']:.2f} %"
 
 
-def read_results(path: Path) -> list[dict[str, Any]]:
-    return _read(path)[0]
+def read_results(table: PublishedTable, path: Path) -> list[dict[str, Any]]:
+    """Those of the table as it is: a result of options that an entry has no more is not told as the entry's."""
+    return _current(table, _read(path)[0])
+
+
+def _current(table: PublishedTable, known: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    wanted = {(*_place(cell), _digest(cell.config)) for cell in cells(table, Path("."), None)}
+    return [r for r in known if (r["entry"], r["scenario"], r["seed"], r["digest"]) in wanted]
 
 
 def _finished(folder: Path) -> list[dict[str, Any]]:
