@@ -18,7 +18,7 @@ class ResultsTable(SphinxDirective):
         table, *entries = self.arguments
         file = Path(self.env.srcdir) / "results" / f"{table}.json"
         self.env.note_dependency(str(file))
-        lines = rows_markdown(TABLES[table], read_results(file), entries)
+        lines = rows_markdown(TABLES[table], read_results(TABLES[table], file), entries)
         holder = nodes.container()
         self.state.nested_parse(StringList(lines, str(file)), self.content_offset, holder)
         return holder.children
