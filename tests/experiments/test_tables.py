@@ -90,10 +90,8 @@ def test_an_entry_may_take_the_first_of_the_seeds_alone(tmp_path: Path, ran: lis
     assert ran[4:] == ["a class seed 1", "b class seed 1", "a class seed 2"]
     assert [(r["entry"], r["seed"]) for r in results] == [("a", 1), ("a", 2), ("b", 1)]
     seeds = ["2/2", "1/1"]
-    for known in (
-        results,
-        tables.read_results(few, tmp_path / "all.json"),
-    ):  # a seed that the entry has no more is not told
+    # A seed that the entry has no more is not told.
+    for known in (results, tables.read_results(few, tmp_path / "all.json")):
         assert [line.split(" | ")[2] for line in rows_markdown(few, known)[2:]] == seeds
 
 
