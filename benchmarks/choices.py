@@ -112,7 +112,11 @@ CHOICES: dict[str, tuple[Mapping[str, Any], dict[str, dict[str, Any]]]] = {
             {
                 "stream": {"validation_fraction": 0.1},
                 "scenario": "domain",
-                "learner": {"steps": 2000, "replay_ratio": 1.0, **_autoencoder(replay_temperature=1.0)},
+                "learner": {
+                    "steps": 2000,
+                    "replay_ratio": 1.0,
+                    **_autoencoder(replay_temperature=1.0, conditioning="none"),
+                },
             },
         ),
         {
@@ -144,6 +148,19 @@ CHOICES: dict[str, tuple[Mapping[str, Any], dict[str, dict[str, Any]]]] = {
                     **_autoencoder(replay_temperature=wide),
                 }
                 for ratio, wide in ((3, 1.3), (2, 1.3), (2, 1.5), (2, 2.0), (1, 1.5))
+            },
+            **{
+                f"projection, ratio {ratio}, wide 1.5, {steps:,} steps{words}": {
+                    "replay_ratio": float(ratio),
+                    "steps": steps,
+                    **_autoencoder(replay_temperature=1.5, conditioning="projection", mutual_information=weight),
+                }
+                for ratio, steps, weight, words in (
+                    (2, 3000, 1.0, ""),
+                    (2, 4500, 3.0, ", mutual information 3"),
+                    (2, 6000, 1.0, ""),
+                    (3, 6000, 1.0, ""),
+                )
             },
         },
     ),

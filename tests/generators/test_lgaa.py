@@ -114,12 +114,12 @@ ALONE = {
     ("options", "dream"),
     [
         ({}, {"generator", "encoder"}),
-        ({"conditioning": "projection"}, {"generator", "encoder"}),
+        ({"conditioning": "none"}, {"generator", "encoder"}),
         ({"conditioning": "auxiliary"}, {"generator", "encoder"}),
         ({"generators": "two"}, {"decoder", "encoder"}),
         ({"shape_inference": True, "code_kl_weight": 1.0}, {"generator", "encoder", "classes", "domains"}),
     ],
-    ids=["plain", "projection", "auxiliary", "two generators", "inference shaped"],
+    ids=["usual", "blind critic", "auxiliary", "two generators", "inference shaped"],
 )
 def test_each_update_changes_its_own_networks_alone(
     task: int, options: dict[str, Any], dream: set[str], monkeypatch: pytest.MonkeyPatch
@@ -530,7 +530,7 @@ def test_classes_join_when_the_stream_grows() -> None:
 # ------------------------------------------------------------------------------------------ state and copies
 
 
-@pytest.mark.parametrize("options", [{}, {"generators": "two", "conditioning": "projection", "critic_steps": 2}])
+@pytest.mark.parametrize("options", [{}, {"generators": "two", "conditioning": "none", "critic_steps": 2}])
 def test_continued_from_its_state_it_is_the_unbroken_one(options: dict[str, Any]) -> None:
     whole, first, second = (built(**options) for _ in range(3))
     for model in (whole, first):

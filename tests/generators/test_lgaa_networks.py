@@ -204,6 +204,20 @@ def test_projection_sees_the_codes_and_a_plain_critic_does_not() -> None:
         assert not torch.equal(scores(projection, c, a), scores(projection, other_c, other_a))
 
 
+def test_a_projection_critic_scores_as_published() -> None:
+    """w^T f(x) + b + <V c, f(x)> + <U a, f(x)>, and a bias a code (Miyato and Koyama 2018, equation 3)."""
+    torch.manual_seed(0)
+    critic = Critic(LAYOUTS["tiny"], "none", (1, 8, 8), "projection", 3, 2, 0)
+    x = torch.rand(4, 1, 8, 8)
+    c, a = torch.tensor([0, 2, 1, 2]), torch.tensor([1, 0, 0, 1])
+    f = critic.trunk(x)
+    expected = f @ critic.score.weight[0] + critic.score.bias
+    for head, codes in ((critic.classes, c), (critic.domains, a)):
+        expected = expected + (f * head.weight[codes]).sum(dim=1) + head.bias[codes]
+    found = critic(x, torch.nn.functional.one_hot(c, 3).float(), torch.nn.functional.one_hot(a, 2).float())
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
 def test_start_as_published() -> None:
     torch.manual_seed(0)
     layers = trunk(((32, 3, 2), (64, 3, 2)), (512,), "affine", (3, 16, 16))

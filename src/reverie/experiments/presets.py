@@ -54,6 +54,7 @@ def _lgaa_presets() -> dict[str, Preset]:
     rms = {"name": "rmsprop", "learning_rate": 1e-4, "decay": 0.9, "epsilon": 1e-10}
     published = {
         "initial_std": 0.02,
+        "conditioning": "none",
         "uniform_noise": True,
         "mutual_information": 0.0,
         "domain_shapes_encoder": False,

@@ -83,8 +83,8 @@ class AdversarialAutoencoder(Part):
     three inference models: q(z|x) Gaussian, q(c|x), q(a|z). A step on rows x with class c and domain a has four updates, each of its own
     networks alone:
 
-    wake, critic: D(G(z, c, a)) - D(x) + penalty_weight * gradient penalty, z from the prior; and, once in ``critic_steps`` steps, generator:
-    -D(G(z, c, a)) + mutual_information * [cross-entropy of c under q(c|G) and of a under q(a|mean of q(z|G))];
+    wake, critic: D(G(z, c, a)|c, a) - D(x|c, a) + penalty_weight * gradient penalty, z from the prior; and, once in ``critic_steps`` steps,
+    generator: -D(G(z, c, a)|c, a) + mutual_information * [cross-entropy of c under q(c|G) and of a under q(a|mean of q(z|G))];
     dream, G and q(z|x): reconstruction_weight * |G(z, c~, a~) - x|^2 + kl_weight * KL(q(z|x) || prior) + code_kl_weight * [KL(q(c|x) ||
     uniform) + KL(q(a|z) || uniform)] + (domain_shapes_encoder) cross-entropy of a under q(a|z), c~ and a~ drawn from q(c|x) and q(a|z) by
     Gumbel-softmax;
@@ -113,8 +113,10 @@ class AdversarialAutoencoder(Part):
     ] = None
     conditioning: Annotated[
         Conditioning,
-        Field(description="whether the critic sees class and domain (projection) or also tells them (auxiliary)"),
-    ] = "none"
+        Field(
+            description="of the critic: none, as published; it sees class and domain (projection), or tells them (auxiliary)"
+        ),
+    ] = "projection"
     generators: Annotated[
         Literal["one", "two"],
         Field(description="two: what reconstructs is another network than what is sampled (the precursor of 2020)"),
