@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field
 
 from reverie.checks import OptionsError, Problems
-from reverie.generators import GENERATORS, VAE, Oracle
+from reverie.generators import DENSITIES, GENERATORS, VAE, Oracle
 from reverie.learners import LEARNERS, GenerativeReplay, LearningWithoutForgetting, Naive, Replay, with_recommended
 from reverie.nn.optimisers import OPTIMISERS, SGD, Adam
 from reverie.options import Part, Table, from_options, merged, resolved, signature, to_options
@@ -100,6 +100,15 @@ def test_text_becomes_numbers_as_a_command_line_needs_it() -> None:
     learner = from_options(LEARNERS, {"name": "replay", "steps": "12", "importance": "0.25", "replay_size": "64"})
     assert (learner.steps, learner.importance, learner.replay_size) == (12, 0.25, 64)
     assert from_options(LEARNERS, {"name": "replay", "replay_size": "linear"}).replay_size == "linear"
+
+
+def test_the_word_none_is_none_unless_it_is_a_choice() -> None:
+    made = from_options(LEARNERS, {"name": "lgaa", "epochs": "none", "autoencoder": {"name": "lgaa", "norm": "none"}})
+    assert (made.epochs, made.autoencoder.norm) == (None, "none")
+    assert from_options(LEARNERS, {"name": "lgaa", "autoencoder": "none"}).autoencoder is None
+    # A choice beside None, and one that numbers may stand for.
+    assert from_options(LEARNERS, {"name": "frozen-backbone", "normalise": "none"}).normalise == "none"
+    assert from_options(DENSITIES, {"name": "gaussian", "shrinkage": "none"}).shrinkage == "none"
 
 
 def test_names_stand_for_parts_with_their_defaults() -> None:

@@ -16,7 +16,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Hashable, Iterator, Mapping
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import pydantic
@@ -103,7 +103,8 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Option:
-    """One constructor argument: its annotation, default and one-line description."""
+    """One constructor argument: its annotation, default and one-line description. has_none: whether the word "none" is one of its choices; where it
+    is not, options that were read from a file or a command mean None by it."""
 
     name: str
     annotation: Any
@@ -111,6 +112,10 @@ class Option:
     required: bool
     description: str
     table: Table | None
+
+    @functools.cached_property
+    def has_none(self) -> bool:
+        return "none" in (_choices(self.annotation) if self.table is None else self.table.names())
 
 
 class Table(Mapping[str, type]):
@@ -282,6 +287,8 @@ def _make(table: Table, options: dict[str, Any], path: str, problems: Problems) 
     values = {}
     for key, value in options.items():
         option = signature(cls).get(key)
+        if value == "none" and option is not None and not option.has_none:
+            value = None
         if option is None:
             problems.add(f"{path}.{key}: {table.kind} {name!r} has no such option; {nearest(key, signature(cls))}")
         elif option.table is not None and isinstance(value, list | tuple):
@@ -366,6 +373,14 @@ def _description(annotation: Any) -> str:
         if isinstance(item, pydantic.fields.FieldInfo) and item.description:
             return item.description
     return ""
+
+
+def _choices(annotation: Any) -> set[Any]:
+    """The values of every ``Literal`` anywhere in an annotation."""
+    inner = typing.get_args(annotation)
+    if typing.get_origin(annotation) is Literal:
+        return set(inner)
+    return set().union(*map(_choices, inner))
 
 
 def _table_of(annotation: Any) -> Table | None:

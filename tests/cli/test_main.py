@@ -451,7 +451,7 @@ def test_data_says_what_is_here(command: Command, tmp_path: Path, monkeypatch: p
             ("0.5", 0.5),
             ("true", True),
             ("null", None),
-            ("none", None),
+            ("none", "none"),
             ("None", None),
         ),
         *(

@@ -63,10 +63,11 @@ def take_dotted(words: Sequence[str], parts: Sequence[str] = PARTS) -> tuple[lis
 
 
 def value_of(text: str) -> Any:
-    """A number, boolean, None or text; a list where there are commas (``400,400``) or brackets."""
+    """A number, boolean, None or text; a list where there are commas (``400,400``) or brackets. "none" stays a word: it is a
+    choice of some options, and elsewhere read as None."""
     if "," in text and not text.startswith(("[", "{")):
         return [value_of(item) for item in text.split(",") if item]
-    if text in ("none", "None"):
+    if text == "None":
         return None
     try:
         return float(text) if _is_number(text) and not text.lstrip("+-").isdigit() else yaml.safe_load(text)
