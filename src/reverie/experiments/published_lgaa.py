@@ -117,7 +117,7 @@ LGAA_TABLES: Mapping[str, PublishedTable] = {
                 *("lgaa, no labels", _FEW),
                 epochs=10,
                 labels_per_class=0,
-                autoencoder={"name": "lgaa", "shape_inference": True, "code_kl_weight": 1.0},
+                autoencoder={**_BLIND, "shape_inference": True, "code_kl_weight": 1.0},
             ),
             "vae": _entry("generative replay, VAE", _FEW, {**_REPLAY, "generator": {"name": "vae"}}),
             "wgan-gp": _entry("generative replay, WGAN-GP", _FEW, {**_REPLAY, "generator": {"name": "wgan-gp"}}),
