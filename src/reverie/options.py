@@ -287,7 +287,7 @@ def _make(table: Table, options: dict[str, Any], path: str, problems: Problems) 
     values = {}
     for key, value in options.items():
         option = signature(cls).get(key)
-        if value == "none" and option is not None and not option.has_none:
+        if isinstance(value, str) and value == "none" and option is not None and not option.has_none:
             value = None
         if option is None:
             problems.add(f"{path}.{key}: {table.kind} {name!r} has no such option; {nearest(key, signature(cls))}")
