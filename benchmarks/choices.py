@@ -1,7 +1,8 @@
 """Hyper-parameters are chosen on training rows held out, never on test rows: this repeats the choices that the pages tell of.
 
 python -m benchmarks.choices CHOICE [--seeds 100 101 102], with CHOICE of ewc, si, fisher, ewc-rotated, ewc-permuted, posterior-digits, components,
-backbone, support, normalise, align, align-fashion, align-cifar10, lgaa
+backbone, support, normalise, align, align-fashion, align-cifar10, lgaa, lgaa-labels,
+lgaa-labels-digits
 """
 
 from __future__ import annotations
@@ -56,6 +57,13 @@ def _autoencoder(**options: Any) -> dict[str, Any]:
 
 
 _THREE = {"replay_ratio": 3.0}
+
+# How far answers are to stay alike, and how sure the snapshot is to be of a label of replay.
+_FEW_LABELS = {
+    f"radius {radius}, confidence {sure}": {"confidence": sure, **_autoencoder(virtual_adversarial=radius)}
+    for radius in (0.0, 0.035, 0.07, 0.14)
+    for sure in (0.9, 0.5, 0.0)
+}
 
 # name: what is shared by all candidates, and what each sets in the learner
 CHOICES: dict[str, tuple[Mapping[str, Any], dict[str, dict[str, Any]]]] = {
@@ -163,6 +171,21 @@ CHOICES: dict[str, tuple[Mapping[str, Any], dict[str, dict[str, Any]]]] = {
                 )
             },
         },
+    ),
+    "lgaa-labels": (
+        merged(
+            TABLES["lgaa-arms"].entries["labels-100"].override,
+            {"stream": {"validation_fraction": 0.1}, "scenario": "domain"},
+        ),
+        _FEW_LABELS,
+    ),
+    "lgaa-labels-digits": (
+        {
+            "stream": {"name": "digits-inverted", "validation_fraction": 0.2},
+            "scenario": "domain",
+            "learner": {"name": "lgaa", "steps": 400, "labels_per_class": 5},
+        },
+        _FEW_LABELS,
     ),
     "normalise": (LATENTS, {rule: merged(GAUSSIAN, {"normalise": rule}) for rule in ("none", "standardise")}),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import replace
 from typing import Any
@@ -281,7 +282,7 @@ def test_rows_of_weight_zero_do_not_matter() -> None:
 
 
 def test_rows_without_a_class_teach_no_label() -> None:
-    one, two, without = built(), built(), built()
+    one, two, without = (built(virtual_adversarial=0.0) for _ in range(3))
     y = torch.tensor([0, 1, UNKNOWN, UNKNOWN, 1, UNKNOWN])
     batch = rows(y=y)
     unknown = (y == UNKNOWN)[:, None, None, None]
@@ -293,6 +294,51 @@ def test_rows_without_a_class_teach_no_label() -> None:
     assert "classes" not in changed(hashes(built()), without)
     assert losses["classes"] == 0
     assert "classes" in changed(hashes(built()), one)
+
+
+def test_rows_with_a_class_stand_for_those_of_their_domain_without() -> None:
+    """The few labels of a new task count as much as its rows, however many labels replay has."""
+    model = second_task(built(virtual_adversarial=0.0))
+    y = torch.tensor([0, 1, 1, 2, UNKNOWN, UNKNOWN])
+    batch = replace(rows(y=y, classes=4), task=torch.tensor([0, 0, 0, 1, 1, 1]))
+    twin = copy.deepcopy(model.networks["classes"])
+    losses = nn.functional.cross_entropy(twin(2 * batch.x - 1), y.clamp(min=0), reduction="none")
+    weight = batch.weight
+    expected = (weight[:3] * losses[:3]).sum() + weight[3:].sum() * losses[3]
+    found = model.step(batch)["classes"]
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    none = replace(batch, y=torch.tensor([0, 1, 1, UNKNOWN, UNKNOWN, UNKNOWN]))  # a domain with no label counts nothing
+    model = second_task(built(virtual_adversarial=0.0))
+    expected = (weight[:3] * losses[:3]).sum() / weight[:3].sum()
+    assert model.step(none)["classes"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_rows_without_a_class_smooth_the_inference_of_classes() -> None:
+    """Where some rows have one; not where none has, whatever replay is labelled with, nor where all have."""
+    y = torch.tensor([0, 1, UNKNOWN, UNKNOWN, 1, UNKNOWN])
+    some, none = rows(y=y), rows(y=torch.full((6,), UNKNOWN))
+
+    def classes(batch: Batch, labelled: Any, radius: float = 0.07) -> dict[str, Any]:
+        model = built(virtual_adversarial=radius)
+        model.step(batch, labelled)
+        return hashes(model)["classes"]
+
+    start, plain = hashes(built())["classes"], classes(some, "some", 0.0)
+    assert classes(some, "some") == classes(some, None) != plain
+    assert classes(some, "none") == plain
+    assert classes(none, "some") != start
+    assert classes(none, None) == classes(none, "none") == start
+    assert classes(rows(), None) == classes(rows(), "all") == classes(rows(), None, 0.0)
+    assert classes(rows(), "some") != classes(rows(), "all")  # a batch in which all happen to have one
+
+
+def test_virtual_adversarial_rests_dropout_and_batch_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    y = torch.tensor([0, 1, UNKNOWN, UNKNOWN, 1, UNKNOWN])
+    model = built(of=spec(heads=HEADS), norm="batch")
+    modes: list[bool] = []
+    model.networks["classes"].register_forward_pre_hook(lambda network, _: modes.append(network.training))
+    model._label(2 * rows().x - 1, torch.zeros(6, 4), rows().weight, (y >= 0).float(), "some", "some")
+    assert modes == [True, False, False, False]
 
 
 def test_rows_without_a_class_do_not_teach_an_auxiliary_critic() -> None:
@@ -348,11 +394,11 @@ def test_rows_that_were_checked_before_are_not_looked_at(monkeypatch: pytest.Mon
     one, two = built(), built()
     one.step(rows())
     monkeypatch.setattr(two, "_checked", None)
-    two.step(rows(), trusted=True)
+    two.step(rows(), "all")
     assert changed(hashes(one), two) == set()
     item_by_item = built(of=spec(value_range=None))
     with pytest.raises(DataError, match="inputs must lie in"):
-        item_by_item.step(replace(rows(), x=2 * rows().x), trusted=True)
+        item_by_item.step(replace(rows(), x=2 * rows().x), "all")
 
 
 def test_values_outside_the_range() -> None:
@@ -592,6 +638,12 @@ def test_bytes_and_flops() -> None:
     # The decoder of two costs in the dream what the generator of one does.
     assert built(generators="two").flops(10) == model.flops(10)
     assert built(critic_steps=5).flops(10) < model.flops(10) < built(conditioning="auxiliary").flops(10)
+    assert (
+        model.smoothing_flops(20)
+        == 2 * model.smoothing_flops(10)
+        > 0
+        == built(virtual_adversarial=0.0).smoothing_flops(10)
+    )
     model.grow(4, 3)
     assert model.flops(10, train=False) == expected + 2 * 10 * 2 * 256
 

@@ -15,6 +15,7 @@ from reverie.generators.lgaa_losses import (
     gumbel_softmax,
     normal_kl,
     uniform_kl,
+    virtual_adversarial,
 )
 from reverie.generators.wgan_gp import gradient_penalty
 from reverie.seeding import generator
@@ -153,3 +154,63 @@ def test_hard_samples_follow_the_probabilities() -> None:
     n = 20000
     share = gumbel_softmax(logits.expand(n, 3), 1.0, generator("gumbel"), hard=True).mean(dim=0)
     assert torch.allclose(share, torch.softmax(logits, dim=0), atol=0.015)
+
+
+# ------------------------------------------------------------------------------------------ virtual adversarial training
+
+
+def linear_classes(seed: int = 4) -> Tensor:
+    return torch.randn(12, 3, generator=rng(seed), dtype=torch.float64)
+
+
+def test_virtual_adversarial_change_follows_the_curvature() -> None:
+    """Of a linear classifier the divergence grows as d' H d / 2, H = W (diag p - p p') W': a power iteration is a product by H."""
+    weights, x, radius = linear_classes(), torch.rand(5, 1, 3, 4, generator=rng(), dtype=torch.float64), 1e-3
+    found = virtual_adversarial(lambda x: x.flatten(1) @ weights, x, radius, rng(1))
+    start = torch.randn(5, 1, 3, 4, generator=rng(1)).double().flatten(1)
+    for row, drawn, value in zip(x.flatten(1), start, found, strict=True):
+        p = torch.softmax(row @ weights, dim=0)
+        curvature = weights @ (torch.diag(p) - torch.outer(p, p)) @ weights.T
+        steepest = curvature @ drawn
+        change = steepest / steepest.norm() * radius * math.sqrt(12)
+        assert value.item() == pytest.approx((change @ curvature @ change / 2).item(), rel=1e-2)
+
+
+def test_virtual_adversarial_change_is_worse_than_a_random_one_of_its_size() -> None:
+    weights, x = linear_classes().float(), torch.rand(200, 12, generator=rng())
+    sizes: list[Tensor] = []
+
+    def classify(rows: Tensor) -> Tensor:
+        sizes.append((rows - x).square().mean(dim=1).sqrt())
+        return rows @ weights
+
+    worst = virtual_adversarial(classify, x, 0.3, rng(1))
+    assert torch.allclose(sizes[-1], torch.full((200,), 0.3), rtol=1e-4)
+    other = torch.randn(200, 12, generator=rng(2))
+    other = other * 0.3 / other.square().mean(dim=1, keepdim=True).sqrt()
+    here, there = Categorical(logits=x @ weights), Categorical(logits=(x + other) @ weights)
+    assert worst.mean() > 2 * kl_divergence(here, there).mean()
+
+
+def test_virtual_adversarial_gradient_is_that_of_the_changed_answer_alone() -> None:
+    """The answer on the row itself is what the other is brought to, and the direction is given."""
+    weights, x = linear_classes().float().requires_grad_(), torch.rand(6, 12, generator=rng())
+    places: list[Tensor] = []
+
+    def classify(rows: Tensor) -> Tensor:
+        places.append(rows.detach())
+        return rows @ weights
+
+    virtual_adversarial(classify, x, 0.2, rng(1)).sum().backward()
+    difference = torch.softmax(places[-1] @ weights, dim=1) - torch.softmax(x @ weights, dim=1)
+    assert weights.grad is not None
+    assert torch.allclose(weights.grad, (places[-1].T @ difference).detach(), atol=1e-5)
+
+
+def test_virtual_adversarial_of_a_constant_answer_is_zero() -> None:
+    bias = torch.zeros(3, requires_grad=True)
+    found = virtual_adversarial(lambda x: bias + 0 * x[:, :3], torch.rand(4, 12, generator=rng()), 0.2, rng(1))
+    found.sum().backward()
+    assert bias.grad is not None
+    for zero in (found, bias.grad):
+        assert zero.abs().max() < 1e-6

@@ -230,12 +230,12 @@ def test_unsure_replay_is_drawn_again_and_in_the_end_has_no_label() -> None:
 
 @pytest.mark.parametrize(
     ("options", "expected"),
-    [({}, 0.0), ({"labels_per_class": 20}, 0.9), ({"labels_per_class": 20, "confidence": 0.3}, 0.3)],
+    [({}, 0.0), ({"labels_per_class": 20}, 0.5), ({"labels_per_class": 20, "confidence": 0.3}, 0.3)],
 )
 def test_pseudo_labels_must_be_sure_where_most_rows_have_none(options: dict[str, Any], expected: float) -> None:
-    rows, made = drawn(Stub(["right"] * ROUNDS, sure=0.8), **options)
+    rows, made = drawn(Stub(["right"] * ROUNDS, sure=0.4), **options)
     assert made._confidence == expected
-    assert set(rows.labels.tolist()) == ({UNKNOWN} if expected == 0.9 else {0, 1})
+    assert set(rows.labels.tolist()) == ({UNKNOWN} if expected == 0.5 else {0, 1})
 
 
 ANEW = {"refresh": "epoch", "replay_ratio": 0.5, "mixing": "weighted"}
@@ -247,10 +247,10 @@ def test_replay_can_be_drawn_anew_each_time_and_never_stored() -> None:
     def spy(made: Any) -> None:
         real = made.model.step
 
-        def step(batch: Batch, trusted: bool) -> Any:
-            assert trusted
+        def step(batch: Batch, labelled: Any) -> Any:
+            assert labelled == "all"
             seen.setdefault(made.task, []).append(batch)
-            return real(batch, trusted)
+            return real(batch, labelled)
 
         made.model.step = step
 
@@ -310,7 +310,7 @@ def test_weighted_mixing_gives_new_rows_a_share_and_replay_the_rest() -> None:
 def test_what_the_model_is_taught_with(mixing: Any, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
     made = at_step(learner(mixing=mixing), STEPS)
     seen: list[Batch] = []
-    monkeypatch.setattr(made.model, "step", lambda batch, trusted: seen.append(batch) or {})
+    monkeypatch.setattr(made.model, "step", lambda batch, labelled: seen.append(batch) or {})
     LGAA.step(made, None, batch_of([1, 0, 0, 0]))  # type: ignore[arg-type]
     assert seen[0].weight[0].item() == pytest.approx(share)
     assert seen[0].weight.sum().item() == pytest.approx(1)
@@ -337,9 +337,44 @@ def test_so_many_rows_of_each_class_keep_their_label(count: int) -> None:
     assert torch.equal(rows.labels[:48], other.labels[:48]) == (count == 500)
 
 
+OWN = {"labels_per_class": 0, "autoencoder": AdversarialAutoencoder(shape_inference=True, code_kl_weight=1.0)}
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, ["all", "all"]),
+        ({"refresh": "epoch"}, ["all", "all"]),
+        ({"refresh": "epoch", "confidence": 0.5}, ["all", "some"]),  # what is drawn in a step may lack a label
+        ({"labels_per_class": 3}, ["some", "some"]),
+        ({"labels_per_class": 500, "confidence": 0.9}, ["all", "some"]),  # replay of which the snapshot is unsure lacks one
+        (OWN, ["none", "none"]),  # replay has categories of the model's own
+    ],
+)
+def test_what_the_model_is_told_of_labels(options: dict[str, Any], told: list[str]) -> None:
+    stream, model = tiny_images(), AdversarialAutoencoder()
+    seen: dict[int, str] = {}
+    costs: dict[int, float] = {}
+
+    def watch(made: Any) -> None:
+        real = made.model.step
+
+        def step(batch: Batch, labelled: Any) -> Any:
+            seen[made.task] = labelled
+            costs[made.task] = made.flops(made.phases(stream[0])[0], None)
+            return real(batch, labelled)
+
+        made.model.step, made.model.smoothing_flops = step, lambda rows: 1e18
+        halt_after(STEPS + 2)(made)
+
+    with pytest.raises(Halt):
+        make_loop(learner(**{"autoencoder": model, **options}), stream, prepare=watch).run()
+    assert list(seen.values()) == told
+    assert [cost > 1e17 for cost in costs.values()] == [word == "some" for word in told]
+
+
 def test_without_labels_the_categories_are_the_models_own() -> None:
-    own = AdversarialAutoencoder(shape_inference=True, code_kl_weight=1.0)
-    run = train(learner(autoencoder=own, labels_per_class=0), tiny_images())
+    run = train(learner(**OWN), tiny_images())
     assert run.result["status"] == "complete"
     losses = [line["losses"]["lgaa.classes"] for line in run.lines if line["kind"] == "losses"]
     assert losses[0] == 0  # in the first task there is no replay to give pseudo-labels either
@@ -371,10 +406,14 @@ def test_labels_that_are_missing_or_of_no_class() -> None:
 # ------------------------------------------------------------------------------------------ resuming
 
 
-@pytest.mark.parametrize("at", [STEPS + 2, 2 * STEPS + 1])
-def test_killed_in_a_later_task_and_resumed_it_is_the_unbroken_one(at: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("at", "labels"), [(STEPS + 2, None), (2 * STEPS + 1, None), (STEPS + 2, 3)])
+def test_killed_in_a_later_task_and_resumed_it_is_the_unbroken_one(at: int, labels: int | None, tmp_path: Path) -> None:
     settings = Settings(checkpoint_steps=1)
-    options = {"autoencoder": AdversarialAutoencoder(critic_steps=2), "mixing": "weighted"}
+    options = {
+        "autoencoder": AdversarialAutoencoder(critic_steps=2),
+        "mixing": "weighted",
+        "labels_per_class": labels,
+    }
     unbroken = train(learner(**options), tiny_images(), folder=tmp_path / "whole", settings=settings)
     broken = make_loop(
         learner(**options), tiny_images(), folder=tmp_path / "broken", settings=settings, prepare=halt_after(at)

@@ -20,6 +20,7 @@ from reverie.generators.lgaa_losses import (
     gumbel_softmax,
     normal_kl,
     uniform_kl,
+    virtual_adversarial,
 )
 from reverie.generators.lgaa_networks import (
     CodeColumns,
@@ -42,6 +43,7 @@ from reverie.options import Part
 from reverie.seeding import Randomness, derived_seed
 from reverie.types import Batch, Level, Losses, Phase, Rows, State, StreamSpec
 
+Labelled = Literal["all", "some", "none"]
 OUTSIDE = 1e-3  # how far a value may lie outside [0, 1] by rounding
 
 
@@ -88,7 +90,8 @@ class AdversarialAutoencoder(Part):
     dream, G and q(z|x): reconstruction_weight * |G(z, c~, a~) - x|^2 + kl_weight * KL(q(z|x) || prior) + code_kl_weight * [KL(q(c|x) ||
     uniform) + KL(q(a|z) || uniform)] + (domain_shapes_encoder) cross-entropy of a under q(a|z), c~ and a~ drawn from q(c|x) and q(a|z) by
     Gumbel-softmax;
-    labels: cross-entropy of c under q(c|x), and of a under q(a|z).
+    labels: cross-entropy of c under q(c|x), and of a under q(a|z); where rows lack a class, also KL(q(c|x) || q(c|x + r)), r the small change of
+    x that alters the answer most.
 
     "Wake" and "dream" are the authors' words, not those of the wake-sleep algorithm. Images are in [0, 1] outside, in [-1, 1] inside. Rows whose
     label is -1 have no class: they are reconstructed, generated with the class that is inferred, and teach no label.
@@ -153,6 +156,14 @@ class AdversarialAutoencoder(Part):
     domain_shapes_encoder: Annotated[
         bool, Field(description="dream: the encoder learns to tell domains, beside q(a|z)")
     ] = True
+    virtual_adversarial: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="where rows lack a class, the inference of classes learns to answer alike this far around every row, whichever way is worst: "
+            "root mean square a pixel, of images in [0, 1] (Miyato et al. 2018); 0: not at all",
+        ),
+    ] = 0.07
     replay_temperature: Annotated[
         float,
         Field(
@@ -303,22 +314,26 @@ class AdversarialAutoencoder(Part):
         """Its own stretch of training, before a solver's."""
         return Phase(name, self.phase_batch_size, steps=self.phase_steps)
 
-    def step(self, batch: Batch, trusted: bool = False) -> Losses:
+    def step(self, batch: Batch, labelled: Labelled | None = None) -> Losses:
         """All updates on rows in [0, 1]; y: class indices (B,), -1 where not known, or soft (B, outputs); task: the domain.
 
-        trusted: that every row has a class and a domain with a code was checked once for all rows, so that an accelerator need not be waited for.
+        labelled: how many of the rows that the step is one of have a class; None: as in this batch. "all": this, and that every class and domain
+        has a code, was checked once for all of them, so that an accelerator need not be waited for. "none": classes are categories of the
+        model's own, be it that replay is labelled with them.
         Raises DataError for a class or domain without a code and, where the stream does not say their range, for values outside [0, 1].
         """
         if self.spec.value_range is None:
             self._check_values(batch.x)
-        taught = "all" if trusted else self._checked(batch)
+        taught = "all" if labelled == "all" else self._checked(batch)
         x, weight = 2 * batch.x - 1, batch.weight
         known, c = self._class_codes(batch, taught)
         a = nn.functional.one_hot(batch.task, self.domains).float()
+        if taught == "some":
+            known = self._in_their_place(known, weight, batch.task)
         self.seen = self.domains
         losses = self._wake(x, c, a, batch.task, weight, weight * known)
         losses |= self._dream(x, a, batch.task, weight)
-        losses["classes"] = self._label(x, c, weight * known) if taught != "none" else torch.zeros_like(losses["kl"])
+        losses["classes"] = self._label(x, c, weight, weight * known, taught, labelled or taught)
         return losses
 
     def _check_values(self, x: Tensor) -> None:
@@ -326,7 +341,7 @@ class AdversarialAutoencoder(Part):
         if not (low >= -OUTSIDE and high <= 1 + OUTSIDE):  # nor for NaN
             raise DataError(f"lgaa: inputs must lie in [0, 1], these lie in [{low:g}, {high:g}]; rescale them")
 
-    def _checked(self, batch: Batch) -> Literal["all", "some", "none"]:
+    def _checked(self, batch: Batch) -> Labelled:
         """How many rows have a class. One look at the numbers, so that an accelerator is waited for once."""
         hard = batch.y is not None and not batch.y.is_floating_point()
         looked = [batch.task.max(), *(batch.y.aminmax() if hard and batch.y is not None else ())]
@@ -360,6 +375,13 @@ class AdversarialAutoencoder(Part):
         known = y >= 0
         code = nn.functional.one_hot(y.clamp(min=0), self.outputs).float()
         return known.float(), torch.where(known[:, None], code, drawn)
+
+    def _in_their_place(self, known: Tensor, weight: Tensor, domain: Tensor) -> Tensor:
+        """(B,) how often a row whose class is known counts: for itself, and for its share of those of its domain whose class is not. Else the few
+        labels of a new task would be lost among those of replay."""
+        none = weight.new_zeros(self.domains)
+        rows, labelled = (none.index_add(0, domain, part) for part in (weight, weight * known))
+        return known * (rows / labelled.clamp(min=torch.finfo(weight.dtype).tiny))[domain]
 
     def _wake(self, x: Tensor, c: Tensor, a: Tensor, domain: Tensor, weight: Tensor, known: Tensor) -> Losses:
         """known: (B,) the weight of rows whose class is known, 0 for the others."""
@@ -441,11 +463,20 @@ class AdversarialAutoencoder(Part):
         self.updates["domains"].apply(gradient)
         return {"reconstruction": reconstruction.detach(), "kl": kl.detach(), "domains": told.detach()}
 
-    def _label(self, x: Tensor, c: Tensor, known: Tensor) -> Tensor:
-        """known: as for ``_wake``; not all 0."""
+    def _label(
+        self, x: Tensor, c: Tensor, weight: Tensor, known: Tensor, taught: Labelled, labelled: Labelled
+    ) -> Tensor:
+        """known: as for ``_wake``; taught: how many rows have a class here, labelled: and in all."""
+        smooth = self.virtual_adversarial > 0 and labelled == "some"
+        if taught == "none" and not smooth:
+            return torch.zeros((), device=x.device)
         with self.device.autocast():
             logits = self._ready("classes", train=True)(x)
         loss = (known * code_cross_entropy(logits, c)).sum() / known.sum().clamp(min=torch.finfo(known.dtype).tiny)
+        if smooth:  # in float32 whatever the precision, and without dropout: it looks at the smallest of changes
+            radius = 2 * self.virtual_adversarial  # images are in [-1, 1] here
+            changed = virtual_adversarial(self._ready("classes"), x, radius, self.rng("virtual adversarial"))
+            loss = loss + (weight * changed).sum()
         return self.updates["classes"](loss)
 
     def _ready(self, name: str, train: bool = False) -> nn.Module:
@@ -592,6 +623,12 @@ class AdversarialAutoencoder(Part):
         dream += (training_flops if self.shape_inference else forward_flops)(costs["classes"], rows)
         labels = training_flops(costs["classes"], rows)
         return generate + critic + wake + dream + labels
+
+    def smoothing_flops(self, rows: int) -> float:
+        """What virtual adversarial training adds to a step: one more update of the inference of classes, two passes and a gradient of rows."""
+        if not self.virtual_adversarial:
+            return 0.0
+        return training_flops(self.costs["classes"], rows) + 3 * forward_flops(self.costs["classes"], rows)
 
     def inference_flops(self, rows: int) -> float:
         """Of finding all codes of images."""

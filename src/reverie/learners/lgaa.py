@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reverie.checks import DataError, Problems
 from reverie.device import Device
-from reverie.generators.lgaa import AdversarialAutoencoder, Recognised
+from reverie.generators.lgaa import AdversarialAutoencoder, Labelled, Recognised
 from reverie.learners.base import LearnerBase, masked, prefixed
 from reverie.options import Table
 from reverie.probes.dreams import Dreams
@@ -38,7 +38,7 @@ CHUNK = 1000  # images of the replay set that are made at a time
 ROUNDS = (
     5  # in which replay is drawn until domains and classes have their shares; what is missing then is taken as it comes
 )
-SURE = 0.9  # confidence from which a pseudo-label counts where most rows have no label
+SURE = 0.5  # confidence from which a pseudo-label counts where most rows have no label
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class LGAA(LearnerBase):
         Field(
             ge=0,
             lt=1,
-            description="replay of which the snapshot is less sure is drawn again, and what is left of it has no label; None: 0.9 where "
+            description="replay of which the snapshot is less sure is drawn again, and what is left of it has no label; None: 0.5 where "
             "labels_per_class leaves rows without label, else 0",
         ),
     ] = None
@@ -155,7 +155,7 @@ class LGAA(LearnerBase):
         self.rows_now = 0
         self.images_drawn = 0  # for the replay set, those that were drawn again included
         self.first_drawn: Recognised | None = None  # what the snapshot took the first drawing of the replay set for
-        self.all_labelled = False  # all rows of the phase
+        self.labelled: Labelled = "all"  # of the rows of the phase
 
     def extend(self, spec: StreamSpec) -> None:
         self.spec = spec
@@ -196,7 +196,9 @@ class LGAA(LearnerBase):
             new = Relabelled(new, self._hidden(new.labels, task.index))
         past = self._wanted() if self.refresh == "epoch" else self.replay_set()
         rows = new if past is None else JoinedRows([new, past])
-        self.all_labelled = bool((rows.labels >= 0).all())
+        unsure = self.refresh == "epoch" and past is not None and self._confidence > 0  # of replay, drawn in the steps
+        every = bool((rows.labels >= 0).all()) and not unsure
+        self.labelled = "none" if self.unsupervised else "all" if every else "some"
         return rows
 
     def step(self, phase: Phase, batch: Batch) -> Losses:
@@ -204,8 +206,7 @@ class LGAA(LearnerBase):
             batch = self._redrawn(self.snapshot, batch)
         if self.mixing == "weighted" and self.snapshot is not None:
             batch = replace(batch, weight=self._weights(batch.task))
-        unsure = self.refresh == "epoch" and self._confidence > 0  # of what is drawn in the step some may have no label
-        return prefixed("lgaa", self.model.step(batch, trusted=self.all_labelled and not unsure))
+        return prefixed("lgaa", self.model.step(batch, self.labelled))
 
     def _hidden(self, labels: Tensor, task: int) -> Tensor:
         """Labels of which all but some of each class are unknown."""
@@ -377,6 +378,8 @@ class LGAA(LearnerBase):
     def flops(self, phase: Phase, task: Task | None) -> float:
         """Of a step, with its share of the making of the replay set."""
         total = self.model.flops(phase.batch_size)
+        if self.labelled == "some":
+            total += self.model.smoothing_flops(phase.batch_size)
         if self.snapshot is None:
             return total
         if self.pool is not None:
