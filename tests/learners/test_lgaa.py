@@ -347,7 +347,10 @@ OWN = {"labels_per_class": 0, "autoencoder": AdversarialAutoencoder(shape_infere
         ({"refresh": "epoch"}, ["all", "all"]),
         ({"refresh": "epoch", "confidence": 0.5}, ["all", "some"]),  # what is drawn in a step may lack a label
         ({"labels_per_class": 3}, ["some", "some"]),
-        ({"labels_per_class": 500, "confidence": 0.9}, ["all", "some"]),  # replay of which the snapshot is unsure lacks one
+        (
+            {"labels_per_class": 500, "confidence": 0.9},
+            ["all", "some"],
+        ),  # replay of which the snapshot is unsure lacks one
         (OWN, ["none", "none"]),  # replay has categories of the model's own
     ],
 )
