@@ -1,8 +1,7 @@
 """Hyper-parameters are chosen on training rows held out, never on test rows: this repeats the choices that the pages tell of.
 
 python -m benchmarks.choices CHOICE [--seeds 100 101 102], with CHOICE of ewc, si, fisher, ewc-rotated, ewc-permuted, posterior-digits, components,
-backbone, support, normalise, align, align-fashion, align-cifar10, lgaa, lgaa-labels,
-lgaa-labels-digits
+backbone, support, normalise, align, align-fashion, align-cifar10, lgaa, lgaa-labels, lgaa-labels-digits
 """
 
 from __future__ import annotations

@@ -65,7 +65,6 @@ def _divergence(here: Tensor, logits: Tensor) -> Tensor:
 def _scaled(rows: Tensor, size: float) -> Tensor:
     """The rows brought to this root mean square; rows of 0 stay."""
     flat = rows.flatten(1)
-    flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp(
-        min=torch.finfo(flat.dtype).tiny
-    )  # squares of tiny numbers are 0
+    largest = flat.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(flat.dtype).tiny)
+    flat = flat / largest  # first, for squares of tiny numbers are 0
     return (size * functional.normalize(flat, dim=1) * math.sqrt(flat.shape[1])).reshape(rows.shape)
