@@ -90,8 +90,8 @@ class AdversarialAutoencoder(Part):
     dream, G and q(z|x): reconstruction_weight * |G(z, c~, a~) - x|^2 + kl_weight * KL(q(z|x) || prior) + code_kl_weight * [KL(q(c|x) ||
     uniform) + KL(q(a|z) || uniform)] + (domain_shapes_encoder) cross-entropy of a under q(a|z), c~ and a~ drawn from q(c|x) and q(a|z) by
     Gumbel-softmax;
-    labels: cross-entropy of c under q(c|x), and of a under q(a|z); where rows lack a class, also KL(q(c|x) || q(c|x + r)), r the small change of
-    x that alters the answer most.
+    labels: cross-entropy of c under q(c|x), and of a under q(a|z); for rows that lack a class, KL(q(c|x) || q(c|x + r)), r the small change of x
+    that alters the answer most.
 
     "Wake" and "dream" are the authors' words, not those of the wake-sleep algorithm. Images are in [0, 1] outside, in [-1, 1] inside. Rows whose
     label is -1 have no class: they are reconstructed, generated with the class that is inferred, and teach no label.
@@ -160,8 +160,8 @@ class AdversarialAutoencoder(Part):
         float,
         Field(
             ge=0,
-            description="where rows lack a class, the inference of classes learns to answer alike this far around every row, whichever way is worst: "
-            "root mean square a pixel, of images in [0, 1] (Miyato et al. 2018); 0: not at all",
+            description="where some rows lack a class, the inference of classes learns to answer alike this far around each of them, whichever way "
+            "is worst: root mean square a pixel, of images in [0, 1] (Miyato et al. 2018); 0: not at all",
         ),
     ] = 0.07
     replay_temperature: Annotated[
@@ -473,10 +473,12 @@ class AdversarialAutoencoder(Part):
         with self.device.autocast():
             logits = self._ready("classes", train=True)(x)
         loss = (known * code_cross_entropy(logits, c)).sum() / known.sum().clamp(min=torch.finfo(known.dtype).tiny)
-        if smooth:  # in float32 whatever the precision, and without dropout: it looks at the smallest of changes
+        without = (known == 0).nonzero()[:, 0] if smooth else ()
+        # Rows whose class is known are left alone: labelled samples of the past that are smoothed, too, were forgotten faster.
+        if len(without):  # in float32 whatever the precision, and without dropout: it looks at the smallest of changes
             radius = 2 * self.virtual_adversarial  # images are in [-1, 1] here
-            changed = virtual_adversarial(self._ready("classes"), x, radius, self.rng("virtual adversarial"))
-            loss = loss + (weight * changed).sum()
+            classify, rng = self._ready("classes"), self.rng("virtual adversarial")
+            loss = loss + (weight[without] * virtual_adversarial(classify, x[without], radius, rng)).sum()
         return self.updates["classes"](loss)
 
     def _ready(self, name: str, train: bool = False) -> nn.Module:
@@ -625,7 +627,8 @@ class AdversarialAutoencoder(Part):
         return generate + critic + wake + dream + labels
 
     def smoothing_flops(self, rows: int) -> float:
-        """What virtual adversarial training adds to a step: one more update of the inference of classes, two passes and a gradient of rows."""
+        """What virtual adversarial training adds to a step with so many rows that lack a class: one more update of the inference of classes on
+        them, two passes and a gradient of rows."""
         if not self.virtual_adversarial:
             return 0.0
         return training_flops(self.costs["classes"], rows) + 3 * forward_flops(self.costs["classes"], rows)

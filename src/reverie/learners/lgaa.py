@@ -156,6 +156,7 @@ class LGAA(LearnerBase):
         self.images_drawn = 0  # for the replay set, those that were drawn again included
         self.first_drawn: Recognised | None = None  # what the snapshot took the first drawing of the replay set for
         self.labelled: Labelled = "all"  # of the rows of the phase
+        self.unlabelled = 0.0  # share of them that lack a class
 
     def extend(self, spec: StreamSpec) -> None:
         self.spec = spec
@@ -197,8 +198,8 @@ class LGAA(LearnerBase):
         past = self._wanted() if self.refresh == "epoch" else self.replay_set()
         rows = new if past is None else JoinedRows([new, past])
         unsure = self.refresh == "epoch" and past is not None and self._confidence > 0  # of replay, drawn in the steps
-        every = bool((rows.labels >= 0).all()) and not unsure
-        self.labelled = "none" if self.unsupervised else "all" if every else "some"
+        self.unlabelled = (rows.labels < 0).float().mean().item()
+        self.labelled = "none" if self.unsupervised else "some" if self.unlabelled or unsure else "all"
         return rows
 
     def step(self, phase: Phase, batch: Batch) -> Losses:
@@ -379,7 +380,7 @@ class LGAA(LearnerBase):
         """Of a step, with its share of the making of the replay set."""
         total = self.model.flops(phase.batch_size)
         if self.labelled == "some":
-            total += self.model.smoothing_flops(phase.batch_size)
+            total += self.model.smoothing_flops(round(phase.batch_size * self.unlabelled))
         if self.snapshot is None:
             return total
         if self.pool is not None:
