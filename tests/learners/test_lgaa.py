@@ -376,6 +376,16 @@ def test_what_the_model_is_told_of_labels(options: dict[str, Any], told: list[st
     assert [cost > 1e17 for cost in costs.values()] == [word == "some" for word in told]
 
 
+def test_the_cost_of_smoothing_is_that_of_the_rows_without_a_class() -> None:
+    stream = tiny_images()
+    made = at_step(learner(labels_per_class=3), 1, stream)
+    phase = made.phases(stream[0])[0]
+    without = round(phase.batch_size * 42 / 48)  # three of each of two classes keep theirs
+    smoothing = made.flops(phase, None) - made.model.flops(phase.batch_size)
+    assert smoothing == pytest.approx(made.model.smoothing_flops(without))
+    assert 0 < without < phase.batch_size
+
+
 def test_without_labels_the_categories_are_the_models_own() -> None:
     run = train(learner(**OWN), tiny_images())
     assert run.result["status"] == "complete"
