@@ -465,6 +465,11 @@ def test_what_a_run_says_of_risk_and_categories_is_kept(tmp_path: Path, monkeypa
     assert result["domains"]["clusters"] == [0.8, 0.6]
 
 
+def autoencoders(*names: str) -> PublishedTable:
+    override = {"stream": {"name": "digits-inverted"}, "learner": {"name": "lgaa", "steps": 2, "epochs": None}}
+    return table_of(DOMAINS, **{name: Entry(name, "lgaa-tiny", override, ("domain",)) for name in names})
+
+
 def test_what_was_generated_is_judged_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Any] = []
 
@@ -474,13 +479,11 @@ def test_what_was_generated_is_judged_once(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(tables, "judge_run", quick)
     monkeypatch.setattr(tables, "STEPS", 3)
-    override = {"stream": {"name": "digits-inverted"}, "learner": {"name": "lgaa", "steps": 2, "epochs": None}}
-    entries = {name: Entry(name, "lgaa-tiny", override, ("domain",)) for name in ("lgaa", "twin")}
-    judged = PublishedTable("a table", "nobody", "a note", (1, 2), entries, layout=DOMAINS, judged=("lgaa",))
+    judged = replace(autoencoders("lgaa", "twin"), judged=("lgaa",))
     results = reproduce(judged, tmp_path / "runs", tmp_path / "results.json", threads=1)
     assert [("judged" in result) for result in results] == [True, True, False, False]
     assert set(results[0]["judged"]) == {"judge", "generated", "next", "replay"}
-    for name in ("class asked", "domain asked", "judge"):
+    for name in ("class asked", "domain asked", "class drawn", "domain drawn", "judge"):
         number = VALUES[name].read(results[0])
         assert number is not None
         assert 0 <= number <= 100
@@ -489,6 +492,24 @@ def test_what_was_generated_is_judged_once(tmp_path: Path, monkeypatch: pytest.M
     again = reproduce(judged, tmp_path / "runs", tmp_path / "elsewhere" / "results.json", threads=1)
     assert len(asked) == 2
     assert [result.get("judged") for result in again] == [result.get("judged") for result in results]
+    both = replace(judged, judged=("lgaa", "twin"))
+    known = reproduce(both, tmp_path / "runs", tmp_path / "elsewhere" / "results.json", threads=1)
+    assert len(asked) == 2, "the twin has the same options, and what was seen of one is seen of the other"
+    assert all("judged" in result for result in known)
     monkeypatch.setattr(tables, "STEPS", 4)
     reproduce(judged, tmp_path / "runs", tmp_path / "third" / "results.json", threads=1, seeds=[1])
     assert len(asked) == 3, "a judge of other steps is another judge"
+
+
+def test_a_known_run_that_is_to_be_judged_is_not_trained_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def quick(run: Any, stream: Any, judge: Any) -> Any:
+        return judge_run(run, stream, judge=judge, steps=3, n=20)
+
+    monkeypatch.setattr(tables, "judge_run", quick)
+    monkeypatch.setattr(tables, "STEPS", 3)
+    where, plain = (tmp_path / "runs", tmp_path / "results.json"), autoencoders("lgaa")
+    (before,) = reproduce(plain, *where, threads=1, seeds=[1])
+    assert "judged" not in before
+    (after,) = reproduce(replace(plain, judged=("lgaa",)), *where, threads=1, seeds=[1])
+    assert set(after["judged"]) == {"judge", "generated", "next", "replay"}
+    assert after == {**before, "judged": after["judged"]}, "the seconds of its training included"

@@ -77,6 +77,8 @@ VALUES: Mapping[str, Value] = {
     ),
     "class asked": Value("class as asked", _at("judged", "replay", "class")),
     "domain asked": Value("domain as asked", _at("judged", "replay", "domain")),
+    "class drawn": Value("generated, class as asked", _at("judged", "generated", "class")),
+    "domain drawn": Value("generated, domain as asked", _at("judged", "generated", "domain")),
     "judge": Value("judge, first", _at("judged", "judge", of=lambda row: row[0]["class"])),
     "error": Value("error, end", _at(*_ERRORS, of=lambda row: row[-1], scale=1.0), 4),
 }

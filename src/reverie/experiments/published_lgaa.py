@@ -123,7 +123,14 @@ LGAA_TABLES: Mapping[str, PublishedTable] = {
             "wgan-gp": _entry("generative replay, WGAN-GP", _FEW, {**_REPLAY, "generator": {"name": "wgan-gp"}}),
         },
         conditions=(Condition("labels-100", "first", -5, minus="lgaa"),),
-        layout=replace(DOMAINS, columns=(*DOMAINS.columns, "first clusters", "last clusters")),
+        layout=replace(
+            DOMAINS,
+            columns=(*DOMAINS.columns, "class drawn", "domain drawn", "judge", "first clusters", "last clusters"),
+            about=f"{DOMAINS.about} Generated, as asked: share of samples of both data sets, drawn from the prior and never drawn again, in which a "
+            "classifier of the real rows sees the class, the data set, that was asked for; judge: how often it is right on test rows of the first "
+            "data set.",
+        ),
+        judged=("lgaa", "lgaa-plain", "lgaa-blind", "lgaa-near"),
     ),
     "lgaa-four": PublishedTable(
         title="Four domains in a row: the lifelong autoencoder",

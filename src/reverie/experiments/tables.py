@@ -182,16 +182,17 @@ def reproduce(
         kept = {digest: options[digest] for digest in sorted(options) if digest in used}
         write_json(results, {"schema": SCHEMA, "results": known, "options": kept})
 
+    def serves(found: Mapping[str, Any], cell: Cell) -> bool:
+        if (found["digest"], found["seed"]) != (_digest(cell.config), cell.config.seed):
+            return False
+        return "judged" in found or _place(cell)[0] not in table.judged
+
     missing = []
     for cell in cells(table, out, threads, only, scenarios, seeds):
-        digest, seed = _digest(cell.config), cell.config.seed
-        if not again and any(
-            (*_place(cell), digest) == (r["entry"], r["scenario"], r["seed"], r["digest"]) for r in known
-        ):
+        mine = (r for r in known if (r["entry"], r["scenario"], r["seed"]) == _place(cell))
+        if not again and any(serves(r, cell) for r in mine):
             continue
-        wanted = _place(cell)[0] in table.judged
-        same = (r for r in others if (r["digest"], r["seed"]) == (digest, seed))
-        elsewhere = next((r for r in same if "judged" in r or not wanted), None)
+        elsewhere = next((r for r in others if serves(r, cell)), None)
         if elsewhere is not None:
             add(cell, elsewhere)
         else:
