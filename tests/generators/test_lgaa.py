@@ -633,7 +633,11 @@ def test_bytes_and_flops() -> None:
     assert model.frozen().working_bytes() == 0
     # First layer (32 + 4 + 1 inputs), and two transposed convolutions that read every pixel before them 16 times.
     expected = 2 * 10 * ((32 + 4 + 1) * 64 * 4 + 4 * 64 * 32 * 16 + 16 * 32 * 1 * 16)
-    assert model.flops(10, train=False) == expected
+    plain = built(relabel=False)
+    assert plain.flops(10, train=False) == expected
+    looked = model.flops(10, train=False) - expected
+    assert looked > 2 * 10 * sum(model.costs["classes"]) > 0
+    assert model.rehearsal_flops(10) == plain.rehearsal_flops(10) == expected + looked
     assert math.isclose(model.flops(20), 2 * model.flops(10))
     # The decoder of two costs in the dream what the generator of one does.
     assert built(generators="two").flops(10) == model.flops(10)
@@ -644,8 +648,8 @@ def test_bytes_and_flops() -> None:
         > 0
         == built(virtual_adversarial=0.0).smoothing_flops(10)
     )
-    model.grow(4, 3)
-    assert model.flops(10, train=False) == expected + 2 * 10 * 2 * 256
+    plain.grow(4, 3)
+    assert plain.flops(10, train=False) == expected + 2 * 10 * 2 * 256
 
 
 # ------------------------------------------------------------------------------------------ what it is asked for
@@ -724,6 +728,25 @@ def test_samples_know_what_they_were_asked_for() -> None:
     assert torch.equal(batch.x, again.x)
 
 
+def test_samples_that_it_takes_for_others_are_drawn_again() -> None:
+    """But with relabel off, when they are rehearsed as what was asked for."""
+    model = second_task(built())
+    steps(model, 0, 1, domains=2, classes=4)
+    classes = torch.tensor([0, 1, 2, 3] * 50)
+
+    def sampled(relabel: bool) -> tuple[Batch, Tensor]:
+        model.relabel = relabel
+        batch = model.sample(200, torch.Generator().manual_seed(0), classes)
+        assert torch.equal(batch.y, classes)
+        found = model.recognise((batch.x * 255).round() / 255)
+        return batch, (found.classes == classes) & (found.domains == batch.task)
+
+    (once, right), (again, now) = sampled(False), sampled(True)
+    assert 0 < right.sum() < now.sum()
+    kept = (again.x - once.x).abs().flatten(1).amax(dim=1) <= 0.5 / 255 + 1e-6
+    assert torch.equal(kept, right), "what was right stays, to the nearest byte, and all else is another image"
+
+
 def test_class_and_domain_and_temperature_matter() -> None:
     model = second_task(built())
     steps(model, 0, 1, domains=2, classes=4)
@@ -740,7 +763,7 @@ def test_class_and_domain_and_temperature_matter() -> None:
 
 
 def test_what_is_rehearsed_has_codes_of_its_own_spread() -> None:
-    model, wide = built(), built(replay_temperature=1.5)
+    model, wide = built(relabel=False), built(relabel=False, replay_temperature=1.5)
     for each in (model, wide):
         steps(each, 0, 1)
     classes = torch.tensor([0, 1, 0])

@@ -17,9 +17,8 @@ from torch import Tensor
 from reverie.checks import DataError, OptionsError, TrainingError
 from reverie.engine import Settings
 from reverie.generators import AdversarialAutoencoder
-from reverie.generators.lgaa import Recognised
+from reverie.generators.lgaa_replay import ROUNDS, Recognised
 from reverie.learners import LGAA, GenerativeReplay
-from reverie.learners.lgaa import ROUNDS
 from reverie.nn.optimisers import Adam
 from reverie.probes.judge import Judge, judged
 from reverie.storage import read_tree, write_tree
@@ -574,7 +573,7 @@ def test_cost_counts_the_making_of_the_replay_set() -> None:
     stream = tiny_images()
     made = at_step(learner(), STEPS, stream)
     phase = made.phases(stream[1])[0]
-    share = made.snapshot.flops(made.images_drawn, train=False) + made.snapshot.inference_flops(made.images_drawn)
+    share = made.snapshot.rehearsal_flops(made.images_drawn)
     assert made.images_drawn >= 48
     assert made.flops(phase, stream[1]) == pytest.approx(made.model.flops(8) + share / STEPS)
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from reverie.generators.lgaa import AdversarialAutoencoder, Recognised
+from reverie.generators.lgaa import AdversarialAutoencoder
+from reverie.generators.lgaa_replay import Recognised
 from reverie.learners import LGAA
 from reverie.metrics import clustering_accuracy
 from reverie.probes import risk

@@ -36,6 +36,7 @@ from reverie.generators.lgaa_networks import (
     domain_inference,
     start,
 )
+from reverie.generators.lgaa_replay import Recognised, rehearse
 from reverie.generators.wgan_gp import PenaltyNorm, gradient_penalty
 from reverie.nn.networks import Head, channels_last, forward_flops, multiplications, training_flops
 from reverie.nn.optimisers import Adam, Optimiser, load_optimiser, optimiser_state
@@ -68,15 +69,6 @@ class Codes:
     @property
     def a(self) -> Tensor:
         return torch.softmax(self.domain_logits, dim=1)
-
-
-@dataclass(frozen=True)
-class Recognised:
-    """What images are taken for: classes and domains (B,), and how probable the class is, sure (B,) in (0, 1]."""
-
-    classes: Tensor
-    domains: Tensor
-    sure: Tensor
 
 
 @dataclass(eq=False, repr=False)
@@ -174,7 +166,8 @@ class AdversarialAutoencoder(Part):
     relabel: Annotated[
         bool,
         Field(
-            description="in generative replay: it rehearses its samples under the class and domain that it finds in them, not those asked for"
+            description="in generative replay: its samples are drawn again where it finds another class or domain in them than was asked for, and it "
+            "rehearses them under those that it finds"
         ),
     ] = True
     critic_optimiser: Annotated[Optimiser, Field(description="of the critic")] = field(
@@ -555,7 +548,8 @@ class AdversarialAutoencoder(Part):
         return self.decode(self._noise(domains, rng, temperature), c, a, sampled=True)
 
     def sample(self, n: int, rng: torch.Generator, classes: Tensor | None = None) -> Batch:
-        """To be rehearsed, of each class, in one of the domains that taught it; y: the classes that were asked for, task: the domains."""
+        """To be rehearsed, of each class, in one of the domains that taught it; y: the classes that were asked for, task: the domains. With relabel
+        drawn again, some times, where it finds others in them."""
         check_trained(self)
         if classes is None:
             raise OptionsError("classes = None: lgaa must be told which classes to sample")
@@ -564,7 +558,11 @@ class AdversarialAutoencoder(Part):
         if len(unknown):
             raise OptionsError(f"class {classes[unknown[0]].item()}: no domain that was learnt has taught it")
         domains = torch.multinomial(shares, 1, generator=_on_cpu(rng))[:, 0].to(classes.device)
-        x = self.draw(classes, domains, rng, self.replay_temperature)
+        x = (
+            rehearse(self, classes, domains, rng).x.float() / 255
+            if self.relabel
+            else self.draw(classes, domains, rng, self.replay_temperature)
+        )
         return Batch(x, classes, domains, torch.full((n,), 1 / n, device=x.device))
 
     def relabelled(self, batch: Batch) -> Batch:
@@ -606,11 +604,12 @@ class AdversarialAutoencoder(Part):
         return kept + max((update.bytes_of_weights() for update in self.updates.values()), default=0)
 
     def flops(self, rows: int, train: bool = True) -> float:
-        """Of a training step, all updates of it (the generator's shared out over the steps), or of sampling."""
+        """Of a training step, all updates of it (the generator's shared out over the steps), or of sampling as another learner does, where what is
+        drawn again is not foreseen."""
         costs = self.costs
         generate = forward_flops(costs["generator"], rows)
         if not train:
-            return generate
+            return self.rehearsal_flops(rows) if self.relabel else generate
         critic = training_flops(costs["critic"], 2 * rows) + 4 * forward_flops(costs["critic"], rows)
         generator_update = training_flops(costs["generator"], rows)
         judged = forward_flops(costs["critic"], rows)  # of what is generated; as much again for a gradient
@@ -633,9 +632,10 @@ class AdversarialAutoencoder(Part):
             return 0.0
         return training_flops(self.costs["classes"], rows) + 3 * forward_flops(self.costs["classes"], rows)
 
-    def inference_flops(self, rows: int) -> float:
-        """Of finding all codes of images."""
-        return sum(forward_flops(self.costs[name], rows) for name in ("encoder", "classes", "domains"))
+    def rehearsal_flops(self, rows: int) -> float:
+        """Of drawing images once, and finding their codes."""
+        found = sum(forward_flops(self.costs[name], rows) for name in ("encoder", "classes", "domains"))
+        return forward_flops(self.costs["generator"], rows) + found
 
     def _counted(self) -> Mapping[str, Sequence[int]]:
         """Multiply-accumulates a row of each network, layer by layer."""

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from reverie.checks import DataError, Problems
 from reverie.device import Device
-from reverie.generators.lgaa import AdversarialAutoencoder, Labelled, Recognised
+from reverie.generators.lgaa import AdversarialAutoencoder, Labelled
+from reverie.generators.lgaa_replay import Drawn, Recognised, rehearse
 from reverie.learners.base import LearnerBase, masked, prefixed
 from reverie.options import Table
 from reverie.probes.dreams import Dreams
@@ -34,23 +35,7 @@ from reverie.types import (
     Task,
 )
 
-CHUNK = 1000  # images of the replay set that are made at a time
-ROUNDS = (
-    5  # in which replay is drawn until domains and classes have their shares; what is missing then is taken as it comes
-)
 SURE = 0.5  # confidence from which a pseudo-label counts where most rows have no label
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Replay: x (n, *shape) uint8, and what the snapshot takes it for, classes (-1 where it is too unsure) and domains (n,). first: what it took
-    the first drawing for, before anything was drawn again. images: that were drawn, over all rounds."""
-
-    x: Tensor
-    classes: Tensor
-    domains: Tensor
-    first: Recognised
-    images: int
 
 
 @dataclass(eq=False, repr=False)
@@ -275,30 +260,15 @@ class LGAA(LearnerBase):
     def rehearsed(
         self, snapshot: AdversarialAutoencoder, classes: Tensor, domains: Tensor, rng: torch.Generator
     ) -> Drawn:
-        """Images of these classes and domains (n,), drawn again while they are taken for others, or the snapshot is not sure enough."""
-        n = len(classes)
-        x = torch.empty(n, *self.spec.input_shape, dtype=torch.uint8)
-        y, a = torch.empty(n, dtype=torch.int64), torch.empty(n, dtype=torch.int64)
-        missing = torch.arange(n)
-        first, images = None, 0
-        for round_ in range(ROUNDS):
-            stored, found = self._labelled(snapshot, classes[missing], domains[missing], rng)
-            first = first or found
-            images += len(missing)
-            good = found.sure >= self._confidence
-            labels = found.classes
-            if self.balance:
-                good &= (labels == classes[missing]) & (found.domains == domains[missing])
-            if round_ == ROUNDS - 1:
-                labels = torch.where(found.sure >= self._confidence, labels, UNKNOWN)
-                good[:] = True
-            filled = missing[good]
-            x[filled], y[filled], a[filled] = stored[good], labels[good], found.domains[good]
-            missing = missing[~good]
-            if not len(missing):
-                break
-        assert first is not None
-        return Drawn(x, y, a, first, images)
+        """Images of these classes and domains (n,), drawn again while they are taken for others, or the snapshot is not sure enough; on the CPU."""
+        device = self.device.torch_device
+        return rehearse(
+            snapshot,
+            *(classes.to(device), domains.to(device), rng),
+            balance=self.balance,
+            confidence=self._confidence,
+            categories=self.unsupervised,
+        ).cpu()
 
     @property
     def _replay_rows(self) -> int:
@@ -318,20 +288,6 @@ class LGAA(LearnerBase):
         """(domains learnt, classes) bool: which classes each may be asked for; all, where they are categories of the model's own."""
         taught = model.taught()
         return torch.ones_like(taught) if self.unsupervised else taught
-
-    def _labelled(
-        self, snapshot: AdversarialAutoencoder, classes: Tensor, domains: Tensor, rng: torch.Generator
-    ) -> tuple[Tensor, Recognised]:
-        """Images of these classes and domains as bytes, and what the snapshot takes them for."""
-        device = self.device.torch_device
-        images, found = [], []
-        for c, domain in zip(classes.split(CHUNK), domains.split(CHUNK), strict=True):
-            x = snapshot.draw(c.to(device), domain.to(device), rng, snapshot.replay_temperature)
-            stored = (x * 255).round().to(torch.uint8)
-            images.append(stored.cpu())
-            found.append(snapshot.recognise(stored.float() / 255, self.unsupervised))
-        parts = ([getattr(each, name).cpu() for each in found] for name in ("classes", "domains", "sure"))
-        return torch.cat(images), Recognised(*(torch.cat(part) for part in parts))
 
     # ------------------------------------------------------------------ answers
 
@@ -387,7 +343,7 @@ class LGAA(LearnerBase):
             images = self.images_drawn / max(phase.length(self.rows_now + len(self.pool)), 1)
         else:  # drawn in the step, and what is drawn again is not foreseen
             images = phase.batch_size * self.replay_ratio / (1 + self.replay_ratio)
-        return total + images * (self.snapshot.flops(1, train=False) + self.snapshot.inference_flops(1))
+        return total + images * self.snapshot.rehearsal_flops(1)
 
     def probes(self) -> Sequence[Probe]:
         return (Dreams(), Risk())
