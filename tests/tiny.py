@@ -15,6 +15,7 @@ from torch import Tensor
 from reverie.device import CPU
 from reverie.engine import Loop, Observer, Record, Settings
 from reverie.generators import GENERATORS
+from reverie.generators.lgaa_replay import Recognised
 from reverie.learners import LEARNERS, with_recommended
 from reverie.options import Part, from_options, signature
 from reverie.seeding import Randomness
@@ -200,3 +201,33 @@ def losses(folder: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl that carry losses, as written."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["kind"] == "losses"]
+
+
+class TakenFor:
+    """An adversarial autoencoder that finds ``answers[i]`` in its i-th drawing, with this certainty: a class, "right", or what becomes of the
+    classes and domains that were asked for."""
+
+    outputs = 6
+    replay_temperature = 1.5
+
+    def __init__(self, answers: list[Any], sure: float = 1.0, taught: tuple[tuple[int, ...], ...] = ((0, 1),)) -> None:
+        self.answers, self.sure, self.asked, self.domains, self.heads = list(answers), sure, [], [], taught
+        self.seen = len(taught)
+
+    def taught(self) -> Tensor:
+        return torch.tensor([[c in head for c in range(self.outputs)] for head in self.heads])
+
+    def draw(self, classes: Tensor, domains: Tensor, rng: torch.Generator, temperature: float) -> Tensor:
+        assert temperature == 1.5
+        self.asked.append(classes.tolist())
+        self.domains.append(domains.tolist())
+        return torch.rand(len(classes), 1, 8, 8, generator=rng)
+
+    def recognise(self, x: Tensor, categories: bool) -> Recognised:
+        answer = self.answers.pop(0)
+        classes, domains = torch.tensor(self.asked[-1]), torch.tensor(self.domains[-1])
+        if callable(answer):
+            classes, domains = answer(classes, domains)
+        elif answer != "right":
+            classes = torch.full_like(classes, answer)
+        return Recognised(classes, domains, torch.full((len(x),), self.sure))

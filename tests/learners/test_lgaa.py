@@ -17,7 +17,7 @@ from torch import Tensor
 from reverie.checks import DataError, OptionsError, TrainingError
 from reverie.engine import Settings
 from reverie.generators import AdversarialAutoencoder
-from reverie.generators.lgaa_replay import ROUNDS, Recognised
+from reverie.generators.lgaa_replay import ROUNDS
 from reverie.learners import LGAA, GenerativeReplay
 from reverie.nn.optimisers import Adam
 from reverie.probes.judge import Judge, judged
@@ -26,6 +26,7 @@ from reverie.streams import ArrayStream, Folder, Sequence, Split, TensorRows
 from reverie.types import UNKNOWN, Batch
 from tests.tiny import (
     Halt,
+    TakenFor,
     bits,
     differing,
     halt_after,
@@ -131,56 +132,10 @@ def test_the_snapshot_is_the_model_before_a_task_and_does_not_change() -> None:
     assert live["/encoder/heads.weight"] != then["/encoder/heads.weight"]
 
 
-class Stub:
-    """A snapshot that finds ``answers[i]`` in its i-th drawing, with this certainty: a class, "right", or what becomes of the classes and
-    domains that were asked for."""
-
-    outputs = 6
-    replay_temperature = 1.5
-
-    def __init__(self, answers: list[Any], sure: float = 1.0, taught: tuple[tuple[int, ...], ...] = ((0, 1),)) -> None:
-        self.answers, self.sure, self.asked, self.domains, self.heads = list(answers), sure, [], [], taught
-        self.seen = len(taught)
-
-    def taught(self) -> Tensor:
-        return torch.tensor([[c in head for c in range(self.outputs)] for head in self.heads])
-
-    def draw(self, classes: Tensor, domains: Tensor, rng: torch.Generator, temperature: float) -> Tensor:
-        assert temperature == 1.5
-        self.asked.append(classes.tolist())
-        self.domains.append(domains.tolist())
-        return torch.rand(len(classes), 1, 8, 8, generator=rng)
-
-    def recognise(self, x: Tensor, categories: bool) -> Recognised:
-        answer = self.answers.pop(0)
-        classes, domains = torch.tensor(self.asked[-1]), torch.tensor(self.domains[-1])
-        if callable(answer):
-            classes, domains = answer(classes, domains)
-        elif answer != "right":
-            classes = torch.full_like(classes, answer)
-        return Recognised(classes, domains, torch.full((len(x),), self.sure))
-
-
-def drawn(stub: Stub, n: int = 6, **options: Any) -> tuple[TensorRows, LGAA]:
+def drawn(model: TakenFor, n: int = 6, **options: Any) -> tuple[TensorRows, LGAA]:
     made = at_step(learner(**options), 0)
     made.rows_now = n
-    return made._drawn(stub), made
-
-
-def test_what_is_of_another_class_than_asked_for_is_drawn_again() -> None:
-    stub = Stub([0, 1])  # first all look like class 0, then what is drawn again like class 1
-    rows, made = drawn(stub)
-    assert stub.asked == [[0, 1, 0, 1, 0, 1], [1, 1, 1]]
-    assert rows.labels.tolist() == [0, 1, 0, 1, 0, 1]
-    assert made.images_drawn == 9
-
-
-def test_a_class_that_is_never_found_costs_some_rounds_and_is_then_called_what_it_is() -> None:
-    stub = Stub([0] * ROUNDS)
-    rows, made = drawn(stub)
-    assert [len(asked) for asked in stub.asked] == [6] + [3] * (ROUNDS - 1)
-    assert rows.labels.tolist() == [0] * 6
-    assert made.images_drawn == 6 + 3 * (ROUNDS - 1)
+    return made._drawn(model), made
 
 
 def test_what_is_of_another_domain_than_asked_for_is_drawn_again() -> None:
@@ -190,15 +145,15 @@ def test_what_is_of_another_domain_than_asked_for_is_drawn_again() -> None:
         return classes, torch.ones_like(domains)
 
     heads = ((0, 1), (0, 1), (0, 1))
-    stub = Stub([all_of_domain_1, "right"], taught=heads)
-    rows, made = drawn(stub, 12)
+    model = TakenFor([all_of_domain_1, "right"], taught=heads)
+    rows, made = drawn(model, 12)
     stored = whole(rows)
     counts = Counter(zip(stored.task.tolist(), rows.labels.tolist(), strict=True))
     assert counts == {(domain, c): 2 for domain in range(3) for c in (0, 1)}
-    assert stub.domains[1] == [0, 2, 0, 2, 0, 2, 0, 2]
+    assert model.domains[1] == [0, 2, 0, 2, 0, 2, 0, 2]
     assert made.first_drawn is not None
     assert torch.bincount(made.first_drawn.domains, minlength=3).tolist() == [0, 12, 0]
-    loose, _ = drawn(Stub([all_of_domain_1], taught=heads), 12, balance=False)
+    loose, _ = drawn(TakenFor([all_of_domain_1], taught=heads), 12, balance=False)
     assert set(whole(loose).task.tolist()) == {1}
 
 
@@ -213,18 +168,10 @@ def test_replay_is_of_no_class_that_was_not_taught() -> None:
 
 
 def test_without_balance_the_first_drawing_is_it() -> None:
-    stub = Stub([0])
-    rows, _ = drawn(stub, balance=False)
+    model = TakenFor([0])
+    rows, _ = drawn(model, balance=False)
     assert rows.labels.tolist() == [0] * 6
-    assert len(stub.asked) == 1
-
-
-def test_unsure_replay_is_drawn_again_and_in_the_end_has_no_label() -> None:
-    stub = Stub(["right"] * ROUNDS, sure=0.8)
-    rows, _ = drawn(stub, confidence=0.9)
-    assert rows.labels.tolist() == [UNKNOWN] * 6
-    sure, _ = drawn(Stub(["right"], sure=0.95), confidence=0.9)
-    assert sure.labels.tolist() == [0, 1, 0, 1, 0, 1]
+    assert len(model.asked) == 1
 
 
 @pytest.mark.parametrize(
@@ -232,7 +179,7 @@ def test_unsure_replay_is_drawn_again_and_in_the_end_has_no_label() -> None:
     [({}, 0.0), ({"labels_per_class": 20}, 0.5), ({"labels_per_class": 20, "confidence": 0.3}, 0.3)],
 )
 def test_pseudo_labels_must_be_sure_where_most_rows_have_none(options: dict[str, Any], expected: float) -> None:
-    rows, made = drawn(Stub(["right"] * ROUNDS, sure=0.4), **options)
+    rows, made = drawn(TakenFor(["right"] * ROUNDS, sure=0.4), **options)
     assert made._confidence == expected
     assert set(rows.labels.tolist()) == ({UNKNOWN} if expected == 0.5 else {0, 1})
 
