@@ -151,6 +151,7 @@ def test_what_is_of_another_domain_than_asked_for_is_drawn_again() -> None:
     counts = Counter(zip(stored.task.tolist(), rows.labels.tolist(), strict=True))
     assert counts == {(domain, c): 2 for domain in range(3) for c in (0, 1)}
     assert model.domains[1] == [0, 2, 0, 2, 0, 2, 0, 2]
+    assert made.images_drawn == 12 + 8
     assert made.first_drawn is not None
     assert torch.bincount(made.first_drawn.domains, minlength=3).tolist() == [0, 12, 0]
     loose, _ = drawn(TakenFor([all_of_domain_1], taught=heads), 12, balance=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -182,17 +182,14 @@ def reproduce(
         kept = {digest: options[digest] for digest in sorted(options) if digest in used}
         write_json(results, {"schema": SCHEMA, "results": known, "options": kept})
 
-    def serves(found: Mapping[str, Any], cell: Cell) -> bool:
-        if (found["digest"], found["seed"]) != (_digest(cell.config), cell.config.seed):
-            return False
-        return "judged" in found or _place(cell)[0] not in table.judged
-
     missing = []
     for cell in cells(table, out, threads, only, scenarios, seeds):
-        mine = (r for r in known if (r["entry"], r["scenario"], r["seed"]) == _place(cell))
-        if not again and any(serves(r, cell) for r in mine):
+        entry, scenario, seed = _place(cell)
+        wanted = _digest(cell.config), seed, entry in table.judged
+        here = ((r["entry"], r["scenario"]) == (entry, scenario) for r in _serving(known, *wanted))
+        if not again and any(here):
             continue
-        elsewhere = next((r for r in others if serves(r, cell)), None)
+        elsewhere = next(_serving(others, *wanted), None)
         if elsewhere is not None:
             add(cell, elsewhere)
         else:
@@ -207,6 +204,11 @@ def reproduce(
         add(cell, _compact(cell, result) | judged)
         told(f"{cell.title}: {_figure(result)} in {result['cost']['seconds']:.0f} s")
     return _current(table, known)
+
+
+def _serving(results: Sequence[dict[str, Any]], digest: str, seed: int, judged: bool) -> Iterator[dict[str, Any]]:
+    """Those of these options and this seed; judged: of which it is known what a judge saw."""
+    return (r for r in results if (r["digest"], r["seed"]) == (digest, seed) and ("judged" in r or not judged))
 
 
 def _figure(result: Mapping[str, Any]) -> str:
