@@ -185,7 +185,7 @@ def test_every_preset_can_be_run(name: str) -> None:
     config = RunConfig.from_dict(PRESETS[name].options)
     stream = tiny_stream(config.scenario or "class")
     autoencoder = config.learner.get("autoencoder")
-    if autoencoder or "backbone" in config.learner:
+    if autoencoder or "backbone" in config.learner or (config.learner.get("generator") or {}).get("name") == "lgaa":
         side = {"small32": 32, "faithful32": 32, "faithful64": 64}.get((autoencoder or {}).get("size"), 28)
         images = torch.rand(4, 1, side, side), torch.arange(4) % 2
         stream = ArrayStream.from_arrays([(*images, *images)] * 2, config.scenario or "class")

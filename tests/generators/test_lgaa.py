@@ -16,6 +16,7 @@ from reverie.device import CPU, Device
 from reverie.generators import GENERATORS, AdversarialAutoencoder, train
 from reverie.generators.lgaa import Update
 from reverie.generators.lgaa_losses import code_cross_entropy
+from reverie.nn.networks import training_flops
 from reverie.nn.optimisers import SGD, Adam
 from reverie.options import from_options, to_options
 from reverie.seeding import Position, Randomness
@@ -119,8 +120,9 @@ ALONE = {
         ({"conditioning": "auxiliary"}, {"generator", "encoder"}),
         ({"generators": "two"}, {"decoder", "encoder"}),
         ({"shape_inference": True, "code_kl_weight": 1.0}, {"generator", "encoder", "classes", "domains"}),
+        ({"infer_generated": True}, {"generator", "encoder"}),
     ],
-    ids=["usual", "blind critic", "auxiliary", "two generators", "inference shaped"],
+    ids=["usual", "blind critic", "auxiliary", "two generators", "inference shaped", "generated inferred"],
 )
 def test_each_update_changes_its_own_networks_alone(
     task: int, options: dict[str, Any], dream: set[str], monkeypatch: pytest.MonkeyPatch
@@ -296,6 +298,26 @@ def test_rows_without_a_class_teach_no_label() -> None:
     assert "classes" in changed(hashes(built()), one)
 
 
+def test_the_inference_of_classes_may_learn_what_is_generated() -> None:
+    """The mean of the cross-entropies of real rows and of what is generated with their codes; rows without a class are in neither."""
+    still = Adam(learning_rate=1e-30)  # so that the label update meets the networks as they are here
+    frozen = dict.fromkeys(("critic_optimiser", "generator_optimiser", "dream_optimiser"), still)
+    batch = rows(domains=2, classes=4, y=torch.tensor([0, 3, UNKNOWN, 2, 1, UNKNOWN]))
+    model = second_task(built(infer_generated=True, virtual_adversarial=0.0, **frozen))
+    model._in_their_place = lambda known, weight, domain: known  # type: ignore[method-assign]
+    known = batch.weight * (batch.y >= 0)
+    c, a = nn.functional.one_hot(batch.y.clamp(min=0), 4).float(), nn.functional.one_hot(batch.task, 2).float()
+    z = torch.randn(6, 32, generator=model.rng("label noise"))
+    made = 2 * model.decode(z, c, a) - 1
+    expected = 0.0
+    with torch.no_grad():
+        for images in (2 * batch.x - 1, made):
+            each = code_cross_entropy(model.networks["classes"](images), c)
+            expected += float((known * each).sum() / known.sum()) / 2
+    losses = model.step(batch)
+    assert math.isclose(losses["classes"].item(), expected, rel_tol=1e-5)
+
+
 def test_rows_with_a_class_stand_for_those_of_their_domain_without() -> None:
     """The few labels of a new task count as much as its rows, however many labels replay has."""
     model = second_task(built(virtual_adversarial=0.0))
@@ -428,6 +450,7 @@ def test_streams_that_cannot_be_learnt() -> None:
         {"prior": "domain-shifted", "generators": "two", "uniform_noise": True, "temperature": 0.1},
         {"penalty_norm": "columns", "one_place": True, "uniform_noise": True, "mutual_information": 0.0},
         {"code_kl_weight": 1.0, "shape_inference": True},
+        {"infer_generated": True},
     ],
 )
 def test_options_train(options: dict[str, Any]) -> None:
@@ -648,6 +671,9 @@ def test_bytes_and_flops() -> None:
         > 0
         == built(virtual_adversarial=0.0).smoothing_flops(10)
     )
+    # As often again through the inference of classes, and through the generator before it.
+    more = built(infer_generated=True).flops(10) - model.flops(10)
+    assert math.isclose(more, expected + training_flops(model.costs["classes"], 10))
     plain.grow(4, 3)
     assert plain.flops(10, train=False) == expected + 2 * 10 * 2 * 256
 

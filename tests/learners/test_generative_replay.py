@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from reverie.checks import OptionsError
 from reverie.engine import Settings
@@ -23,7 +24,17 @@ from reverie.seeding import Position
 from reverie.storage import read_tree, write_tree
 from reverie.streams import ArrayStream
 from reverie.types import Batch
-from tests.tiny import Halt, differing, halt_after, make_loop, recommending, tiny_generator, tiny_stream, train
+from tests.tiny import (
+    Halt,
+    differing,
+    halt_after,
+    make_loop,
+    recommending,
+    tiny_generator,
+    tiny_images,
+    tiny_stream,
+    train,
+)
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "pool an epoch": {"pool": 20, "refresh": "epoch"},
@@ -174,6 +185,52 @@ def test_interference_is_counted() -> None:
     assert live.memory().working["virtual update"] == 2 * live.network.num_bytes()
     assert "virtual update" not in plain.memory().working
     assert live.memory().working["replay chunk"] == 5 * plain.memory().working["replay chunk"]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_the_solver_sees_a_share_of_the_new_rows_as_reconstructed(share: float) -> None:
+    given: list[Batch] = []
+    wanted: list[Tensor] = []
+    seen: list[Batch] = []
+
+    def spy(learner: Any) -> None:
+        step, solve = learner.step, learner.network.step
+
+        def outer(phase: Any, batch: Batch) -> Any:
+            if phase.name == "solver":
+                given.append(batch)
+                wanted.append(learner.model.reconstruct(batch.x))
+            return step(phase, batch)
+
+        def inner(batch: Batch) -> Any:
+            seen.append(batch)
+            return solve(batch)
+
+        learner.step, learner.network.step = outer, inner
+
+    train(learner_of({"reconstructed": share}, "lgaa"), tiny_images(tasks=2, steps=3), prepare=spy)
+    assert len(seen) == len(given) == 6
+    for new, shown, learnt in zip(given, wanted, seen, strict=True):
+        n, rows = round(share * len(new)), len(new)
+        assert torch.allclose(learnt.x[:n], shown[:n], atol=1e-6)
+        assert torch.equal(learnt.x[n:rows], new.x[n:])
+        assert torch.equal(learnt.y[:rows], new.y)
+    assert [len(batch) for batch in seen] == 3 * [len(given[0])] + 3 * [2 * len(given[0])]  # with replay, as it is
+
+
+def test_reconstructions_are_counted_and_need_a_generator_that_makes_them() -> None:
+    stream = tiny_images(tasks=2, steps=3)
+    plain, half = (train(learner_of({"reconstructed": share}, "lgaa"), stream).learner for share in (0.0, 0.5))
+    solver, generator = half.phase("solver"), half.model.phase("generator")
+    extra = half.flops(solver, None) - plain.flops(solver, None)
+    assert extra == half.model.rehearsal_flops(solver.batch_size // 2) > 0
+    assert half.flops(generator, None) == plain.flops(generator, None)
+    message = "reconstructed = 0.5: needs a generator that reconstructs and is trained before the solver, 'lgaa'"
+    for name in ("vae", "wgan-gp", "densities"):
+        with pytest.raises(OptionsError, match=message):
+            learner_of({"reconstructed": 0.5}, name)
+    with pytest.raises(OptionsError, match=message):  # the stream's generator is a VAE
+        train(GenerativeReplay(reconstructed=0.5), stream)
 
 
 def test_options_without_effect_are_refused() -> None:

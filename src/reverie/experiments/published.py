@@ -430,8 +430,7 @@ TABLES: dict[str, PublishedTable] = {
             ),
             "generative-replay-lgaa": Entry(
                 "generative replay with the lifelong autoencoder",
-                "split-mnist-generative-replay",
-                {"learner": {"generator": {"name": "lgaa", "phase_steps": 2000}}},
+                "split-mnist-generative-replay-lgaa",
                 scenarios=("class",),
                 seeds=3,
             ),

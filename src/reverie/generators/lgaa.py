@@ -82,8 +82,8 @@ class AdversarialAutoencoder(Part):
     dream, G and q(z|x): reconstruction_weight * |G(z, c~, a~) - x|^2 + kl_weight * KL(q(z|x) || prior) + code_kl_weight * [KL(q(c|x) ||
     uniform) + KL(q(a|z) || uniform)] + (domain_shapes_encoder) cross-entropy of a under q(a|z), c~ and a~ drawn from q(c|x) and q(a|z) by
     Gumbel-softmax;
-    labels: cross-entropy of c under q(c|x), and of a under q(a|z); for rows that lack a class, KL(q(c|x) || q(c|x + r)), r the small change of x
-    that alters the answer most.
+    labels: cross-entropy of c under q(c|x), and of a under q(a|z); (infer_generated) cross-entropy of c under q(c|G(z, c, a)), the mean of the two;
+    for rows that lack a class, KL(q(c|x) || q(c|x + r)), r the small change of x that alters the answer most.
 
     "Wake" and "dream" are the authors' words, not those of the wake-sleep algorithm. Images are in [0, 1] outside, in [-1, 1] inside. Rows whose
     label is -1 have no class: they are reconstructed, generated with the class that is inferred, and teach no label.
@@ -148,6 +148,13 @@ class AdversarialAutoencoder(Part):
     domain_shapes_encoder: Annotated[
         bool, Field(description="dream: the encoder learns to tell domains, beside q(a|z)")
     ] = True
+    infer_generated: Annotated[
+        bool,
+        Field(
+            description="the inference of classes learns what is generated, too, under the class that it was made with: where tasks bring classes of "
+            "their own, to look generated then says nothing of the class"
+        ),
+    ] = False
     virtual_adversarial: Annotated[
         float,
         Field(
@@ -326,7 +333,10 @@ class AdversarialAutoencoder(Part):
         self.seen = self.domains
         losses = self._wake(x, c, a, batch.task, weight, weight * known)
         losses |= self._dream(x, a, batch.task, weight)
-        losses["classes"] = self._label(x, c, weight, weight * known, taught, labelled or taught)
+        made = None
+        if self.infer_generated and taught != "none":
+            made = self._generated("label noise", c, a, batch.task, train=False)
+        losses["classes"] = self._label(x, c, weight, weight * known, taught, labelled or taught, made)
         return losses
 
     def _check_values(self, x: Tensor) -> None:
@@ -457,15 +467,25 @@ class AdversarialAutoencoder(Part):
         return {"reconstruction": reconstruction.detach(), "kl": kl.detach(), "domains": told.detach()}
 
     def _label(
-        self, x: Tensor, c: Tensor, weight: Tensor, known: Tensor, taught: Labelled, labelled: Labelled
+        self,
+        x: Tensor,
+        c: Tensor,
+        weight: Tensor,
+        known: Tensor,
+        taught: Labelled,
+        labelled: Labelled,
+        made: Tensor | None = None,
     ) -> Tensor:
-        """known: as for ``_wake``; taught: how many rows have a class here, labelled: and in all."""
+        """known: as for ``_wake``; taught: how many rows have a class here, labelled: and in all; made: images generated with these codes, to be
+        learnt as well."""
         smooth = self.virtual_adversarial > 0 and labelled == "some"
         if taught == "none" and not smooth:
             return torch.zeros((), device=x.device)
         with self.device.autocast():
-            logits = self._ready("classes", train=True)(x)
-        loss = (known * code_cross_entropy(logits, c)).sum() / known.sum().clamp(min=torch.finfo(known.dtype).tiny)
+            seen = x if made is None else torch.cat([x, made])
+            logits = self._ready("classes", train=True)(seen)
+        loss = torch.stack([(known * code_cross_entropy(part, c)).sum() for part in logits.split(len(x))]).mean()
+        loss = loss / known.sum().clamp(min=torch.finfo(known.dtype).tiny)
         without = (known == 0).nonzero()[:, 0] if smooth else ()
         # Rows whose class is known are left alone: labelled samples of the past that are smoothed, too, were forgotten faster.
         if len(without):  # in float32 whatever the precision, and without dropout: it looks at the smallest of changes
@@ -623,6 +643,8 @@ class AdversarialAutoencoder(Part):
         dream += training_flops(costs["domains"], rows, input_gradient=True)
         dream += (training_flops if self.shape_inference else forward_flops)(costs["classes"], rows)
         labels = training_flops(costs["classes"], rows)
+        if self.infer_generated:
+            labels = 2 * labels + generate
         return generate + critic + wake + dream + labels
 
     def smoothing_flops(self, rows: int) -> float:
@@ -633,7 +655,7 @@ class AdversarialAutoencoder(Part):
         return training_flops(self.costs["classes"], rows) + 3 * forward_flops(self.costs["classes"], rows)
 
     def rehearsal_flops(self, rows: int) -> float:
-        """Of drawing images once, and finding their codes."""
+        """Of drawing images once, and finding their codes; or of reconstructing them."""
         found = sum(forward_flops(self.costs[name], rows) for name in ("encoder", "classes", "domains"))
         return forward_flops(self.costs["generator"], rows) + found
 

@@ -62,6 +62,15 @@ class GenerativeReplay(SolverLearner):
             description="updates after each task on generated rows of all classes so far alone (needs a generator of classes)",
         ),
     ] = 0
+    reconstructed: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="share of its new rows that the solver sees as a generator that was trained before it (lgaa) reconstructs them: to look "
+            "generated then says nothing of the class",
+        ),
+    ] = 0.0
     pool: Annotated[
         int | None,
         Field(gt=0, description="generated rows that a task rehearses again and again; None: new ones at every step"),
@@ -125,6 +134,8 @@ class GenerativeReplay(SolverLearner):
             problems.add(
                 f"align_steps = {self.align_steps}: needs a generator that is fitted to classes, such as 'densities'; leave it out"
             )
+        if self.reconstructed and self.generator is not None:
+            problems.check(_reconstructs(self.generator), self._without_reconstruction())
         if not self.distill and (self.temperature_squared or self.temperature != 2.0):
             problems.add(
                 f"temperature = {self.temperature}, temperature_squared = {self.temperature_squared}: shape soft labels, which "
@@ -147,6 +158,8 @@ class GenerativeReplay(SolverLearner):
             raise OptionsError(
                 f"labels = {self.labels!r}: needs a conditional generator, such as generator = 'conditional-vae'"
             )
+        if self.reconstructed and not _reconstructs(self.model):
+            raise OptionsError(self._without_reconstruction())
         self.model.build(spec, rng, device)
         self.scholar: Scholar | None = None
         self._alignment: Scholar | None = None  # while rows of all classes are rehearsed at the end of a task
@@ -205,6 +218,8 @@ class GenerativeReplay(SolverLearner):
             past = self._replay(self.scholar, phase, batch)
             past = augmented(past, self.spec, phase, self.rng, "augmentation of replay")
         losses: Losses = {}
+        if phase.name == "solver":
+            batch = self._partly_reconstructed(batch)
         if phase.name != "generator":
             both = batch if past is None else mix(batch, self._scaled(past), r, self.spec.outputs)
             losses |= prefixed("solver", self.network.step(replace(both, groups=self.groups)))
@@ -217,6 +232,19 @@ class GenerativeReplay(SolverLearner):
             both = batch if shown is None else mix(batch, shown, r, self.spec.outputs)
             losses |= prefixed("generator", self.model.step(both))
         return losses
+
+    def _partly_reconstructed(self, batch: Batch) -> Batch:
+        """Rows come shuffled, so the first of them are as good as any."""
+        n = self._reconstructed_rows(len(batch.x))
+        if not n:
+            return batch
+        return replace(batch, x=torch.cat([cast(Any, self.model).reconstruct(batch.x[:n]), batch.x[n:]]))
+
+    def _reconstructed_rows(self, rows: int) -> int:
+        return round(self.reconstructed * rows)
+
+    def _without_reconstruction(self) -> str:
+        return f"reconstructed = {self.reconstructed}: needs a generator that reconstructs and is trained before the solver, 'lgaa'; leave it out"
 
     def end_phase(self, phase: Phase, task: Task | None) -> None:
         # At the end of this phase, not of the task: the alignment draws from it.
@@ -283,6 +311,8 @@ class GenerativeReplay(SolverLearner):
         past = self._past_rows(new)
         if phase.name != "generator":
             total += self.network.flops(new + past)
+        if phase.name == "solver" and self.reconstructed:
+            total += cast(Any, self.model).rehearsal_flops(self._reconstructed_rows(new))
         if phase.name != "solver":
             total += self.model.flops(new + past)
         if past:
@@ -367,3 +397,8 @@ class GenerativeReplay(SolverLearner):
         if self.distill and self.temperature_squared:
             return replace(past, weight=past.weight * self.temperature**2)
         return past
+
+
+def _reconstructs(generator: Generator) -> bool:
+    """Whether a solver can be shown its reconstructions: it is trained when the solver begins."""
+    return generator.own_phase and hasattr(generator, "reconstruct")
