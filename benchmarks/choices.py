@@ -1,7 +1,7 @@
 """Hyper-parameters are chosen on training rows held out, never on test rows: this repeats the choices that the pages tell of.
 
 python -m benchmarks.choices CHOICE [--seeds 100 101 102], with CHOICE of ewc, si, fisher, ewc-rotated, ewc-permuted, posterior-digits, components,
-backbone, support, normalise, align, align-fashion, align-cifar10, lgaa, lgaa-labels, lgaa-labels-digits
+backbone, support, normalise, align, align-fashion, align-cifar10, lgaa, lgaa-labels, lgaa-labels-digits, lgaa-split
 """
 
 from __future__ import annotations
@@ -63,6 +63,14 @@ _FEW_LABELS = {
     for radius in (0.0, 0.035, 0.07, 0.14)
     for sure in (0.9, 0.5, 0.0)
 }
+
+
+def _sampled(steps: int, dream: float, reconstructed: float = 0.0, **options: Any) -> dict[str, Any]:
+    """An autoencoder as a generator whose replay is from the prior, and rehearsed where solver and request agree."""
+    weights = {"reconstruction_weight": dream, "kl_weight": dream, "replay_temperature": 1.0}
+    generator = {"name": "lgaa", "phase_steps": steps, **weights, **options}
+    return {"generator": generator, "labels": "agreement", "reconstructed": reconstructed}
+
 
 # name: what is shared by all candidates, and what each sets in the learner
 CHOICES: dict[str, tuple[Mapping[str, Any], dict[str, dict[str, Any]]]] = {
@@ -185,6 +193,23 @@ CHOICES: dict[str, tuple[Mapping[str, Any], dict[str, dict[str, Any]]]] = {
             "learner": {"name": "lgaa", "steps": 400, "labels_per_class": 5},
         },
         _FEW_LABELS,
+    ),
+    "lgaa-split": (
+        merged(
+            PRESETS["split-mnist-generative-replay"].options,
+            {"stream": {"validation_fraction": 0.1}, "scenario": "class"},
+        ),
+        {
+            "defaults, 300 steps": {"generator": {"name": "lgaa", "phase_steps": 300}},
+            "prior, agreement, 2,000 steps": _sampled(2000, 1.0),
+            "dream 0.1": _sampled(600, 0.1),
+            "dream 0.1, generated inferred": _sampled(600, 0.1, infer_generated=True),
+            "dream 0.1, generated inferred, half reconstructed": _sampled(600, 0.1, 0.5, infer_generated=True),
+            "generated inferred, half reconstructed, 300 steps": _sampled(300, 1.0, 0.5, infer_generated=True),
+            "generated inferred, half reconstructed, no mutual information": _sampled(
+                600, 1.0, 0.5, infer_generated=True, mutual_information=0.0
+            ),
+        },
     ),
     "normalise": (LATENTS, {rule: merged(GAUSSIAN, {"normalise": rule}) for rule in ("none", "standardise")}),
 }
