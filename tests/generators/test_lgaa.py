@@ -599,7 +599,9 @@ def test_classes_join_when_the_stream_grows() -> None:
 # ------------------------------------------------------------------------------------------ state and copies
 
 
-@pytest.mark.parametrize("options", [{}, {"generators": "two", "conditioning": "none", "critic_steps": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"generators": "two", "conditioning": "none", "critic_steps": 2}, {"infer_generated": True}]
+)
 def test_continued_from_its_state_it_is_the_unbroken_one(options: dict[str, Any]) -> None:
     whole, first, second = (built(**options) for _ in range(3))
     for model in (whole, first):
